@@ -1,0 +1,266 @@
+"""Configuration: frozen dataclasses filled from a YAML file and `a.b=c` overrides, all checked at once.
+
+A section is a subclass of `Schema`; a field is `name: Annotated[type, "its meaning"] = default`. A
+default stands on its field and nowhere else. This is the only module that reads YAML, and `load` is
+called at the edge only: ops and losses take plain values.
+"""
+
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, Union
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from raid.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """Base of every section: unknown keys are refused, impossible combinations are named by path."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    # Named sets of values that stand between the defaults and the file: `preset: NAME`.
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    # Paths that may differ between a run and its resumption: they do not change the result.
+    NOT_IN_HASH: ClassVar[tuple[str, ...]] = ()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (path below this section, what is impossible and what to do)."""
+        return iter(())
+
+
+S = TypeVar("S", bound=Schema)
+Tree = dict[str, Any]
+
+
+def load(
+    schema: type[S], file: Path | str | None = None, overrides: Iterable[str] | Mapping[str, Any] = ()
+) -> S:
+    """Build a configuration: defaults, then the preset, then the file, then the overrides.
+
+    Args:
+        schema: the section class of a whole configuration.
+        file: a YAML file that holds only what differs from the defaults.
+        overrides: `a.b=c` texts (c is YAML), or a mapping from `a.b` to a value (Ray Tune's form).
+
+    Raises:
+        InputError: one line for each problem of the whole configuration, naming its path.
+    """
+    given = _read_file(file) if file is not None else {}
+    for path, value in _parsed(overrides):
+        _put(given, path, value)
+    tree = _merge(_preset(schema, given), given)
+    config, wrong = _validate(schema, tree)
+    lines = [f"{path}: {message}" for path, message in wrong]
+    if config is None:
+        # Leave out what is wrong, so that impossible combinations elsewhere are reported with it.
+        for path, _ in wrong:
+            _drop(tree, path)
+        config, _ = _validate(schema, tree)
+    if config is not None:
+        lines += [f"{path}: {message}" for path, message in _combinations(config)]
+    if lines:
+        raise InputError("\n".join(dict.fromkeys(lines)))
+    assert config is not None
+    return config
+
+
+def flatten(config: Schema) -> dict[str, Any]:
+    """Return {"a.b": value} of a resolved configuration, plain values only (paths as text)."""
+    return dict(_flat(_plain(asdict(config))))
+
+
+def to_yaml(config: Schema) -> str:
+    """Return the resolved configuration as YAML text that `load` reads back."""
+    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
+
+
+def config_hash(config: Schema) -> str:
+    """Hash what determines the result: all values but those under the schema's NOT_IN_HASH."""
+    kept = {
+        path: value
+        for path, value in flatten(config).items()
+        if not any(path == skip or path.startswith(f"{skip}.") for skip in config.NOT_IN_HASH)
+    }
+    return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class FieldDescription:
+    """One field as `raid config` prints it."""
+
+    path: str
+    type: str
+    default: str
+    meaning: str
+
+
+def describe(schema: type[Schema], prefix: str = "") -> Iterator[FieldDescription]:
+    """Yield every field of `schema` and of the sections below it, in order."""
+    hints = typing.get_type_hints(schema, include_extras=True)
+    for field in fields(schema):
+        annotation, meaning = _unwrap(hints[field.name])
+        path = f"{prefix}{field.name}"
+        if is_dataclass(annotation):
+            yield from describe(typing.cast(type[Schema], annotation), f"{path}.")
+        else:
+            default = "(required)" if field.default is MISSING else _text(field.default)
+            yield FieldDescription(path, _type_name(annotation), default, meaning)
+
+
+def _read_file(file: Path | str) -> Tree:
+    try:
+        content = yaml.safe_load(Path(file).read_text())
+    except OSError as error:
+        raise InputError(f"{file}: cannot read this configuration file: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file}: not YAML: {reason}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: holds a {type(content).__name__}; wanted `section: values`")
+    return content
+
+
+def _parsed(overrides: Iterable[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    if isinstance(overrides, Mapping):
+        yield from overrides.items()
+        return
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        if not equals or not path:
+            raise InputError(f"{text}: an override is written path=value, for example refine.horizon=1")
+        try:
+            yield path, yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"{path}: {value!r} is not a YAML value") from error
+
+
+def _put(tree: Tree, path: str, value: Any) -> None:
+    *sections, name = path.split(".")
+    for section in sections:
+        below = tree.setdefault(section, {})
+        if not isinstance(below, dict):
+            raise InputError(f"{path}: {section} is a value in the file, not a section")
+        tree = below
+    tree[name] = value
+
+
+def _drop(tree: Tree, path: str) -> None:
+    *sections, name = path.split(".")
+    for section in sections:
+        below = tree.get(section)
+        if not isinstance(below, dict):
+            tree.pop(section, None)
+            return
+        tree = below
+    tree.pop(name, None)
+
+
+def _preset(schema: type[Schema], given: Tree) -> Tree:
+    name = given.get("preset", "default")
+    return json.loads(json.dumps(schema.PRESETS.get(name, {}))) if isinstance(name, str) else {}
+
+
+def _merge(base: Tree, over: Tree) -> Tree:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _validate(schema: type[S], tree: Tree) -> tuple[S | None, list[tuple[str, str]]]:
+    try:
+        return TypeAdapter(schema).validate_python(tree), []
+    except ValidationError as error:
+        return None, [_explain(schema, dict(problem)) for problem in error.errors()]
+
+
+def _explain(schema: type[Schema], problem: dict[str, Any]) -> tuple[str, str]:
+    section, path = schema, []
+    for part in problem["loc"]:
+        names = {field.name for field in fields(section)}
+        path.append(str(part))
+        if part not in names:
+            if problem["type"] == "unexpected_keyword_argument":
+                return ".".join(path), _unknown(str(part), names)
+            break
+        annotation, _ = _unwrap(typing.get_type_hints(section, include_extras=True)[part])
+        if not is_dataclass(annotation):
+            break  # what follows in `loc` names members of a union, not fields
+        section = typing.cast(type[Schema], annotation)
+    if problem["type"] == "missing":
+        return ".".join(path), "is required"
+    return ".".join(path), f"{problem['msg']}, got {problem['input']!r}"
+
+
+def _unknown(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return (
+        f"unknown key; did you mean {close[0]}?"
+        if close
+        else f"unknown key; known: {', '.join(sorted(known))}"
+    )
+
+
+def _combinations(section: Schema, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for path, message in section.problems():
+        yield f"{prefix}{path}", message
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if isinstance(value, Schema):
+            yield from _combinations(value, f"{prefix}{field.name}.")
+
+
+def _unwrap(annotation: Any) -> tuple[Any, str]:
+    if typing.get_origin(annotation) is typing.Annotated:
+        bare, *metadata = typing.get_args(annotation)
+        bare, inner = _unwrap(bare)
+        return bare, next((m for m in metadata if isinstance(m, str)), inner)
+    return annotation, ""
+
+
+def _type_name(annotation: Any) -> str:
+    annotation, _ = _unwrap(annotation)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return "|".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return "|".join(_type_name(argument) for argument in arguments)
+    if origin is not None:
+        inner = ", ".join("..." if a is Ellipsis else _type_name(a) for a in arguments)
+        return f"{origin.__name__}[{inner}]"
+    if annotation is type(None):
+        return "none"
+    return {"str": "text", "Path": "path"}.get(annotation.__name__, annotation.__name__)
+
+
+def _text(value: Any) -> str:
+    text: str = yaml.safe_dump(_plain(value), default_flow_style=True)
+    return text.strip().removesuffix("\n...").strip()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(below) for key, below in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(below) for below in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _flat(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
