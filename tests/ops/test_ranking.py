@@ -1,0 +1,160 @@
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from raid.ops.ranking import AP_VARIANTS, average_precision, rank
+
+
+def problem(seed, queries=30, gallery=80, ties=False):
+    rng = np.random.default_rng(seed)
+    make = (lambda n: rng.integers(-1, 2, (n, 3)) / 2) if ties else (lambda n: rng.standard_normal((n, 6)))
+    return {
+        "query_features": make(queries).astype(np.float32),
+        "query_identities": rng.integers(-1, 8, queries),
+        "query_cameras": rng.integers(0, 3, queries),
+        "gallery_features": make(gallery).astype(np.float32),
+        "gallery_identities": rng.integers(-1, 7, gallery),
+        "gallery_cameras": rng.integers(0, 3, gallery),
+    }
+
+
+def reference(arguments, ap):
+    """The text of methods.md 1.2, query after query, by a full sort."""
+    features, ids, cams, g_features, g_ids, g_cams = arguments.values()
+    firsts, precisions, penalties = [], [], []
+    for feature, identity, i in zip(features, ids, range(len(ids)), strict=True):
+        similarity = g_features @ feature
+        order = sorted(range(len(g_ids)), key=lambda j: (-similarity[j], j))
+        order = [j for j in order if g_ids[j] != -1]
+        if cams is not None:
+            order = [j for j in order if not (g_ids[j] == identity and g_cams[j] == cams[i])]
+        hits = [place for place, j in enumerate(order) if g_ids[j] == identity]
+        if not hits or identity == -1:
+            continue
+        terms = []
+        for j, place in enumerate(hits):
+            before = j / place if place > 0 else 1.0
+            if ap == "mar_official" and j == 0:
+                before = 1.0
+            here = (j + 1) / (place + 1)
+            terms.append(here if ap == "noninterp" else (before + here) / 2)
+        precisions.append(np.mean(terms))
+        firsts.append(hits[0])
+        penalties.append(len(hits) / (hits[-1] + 1))
+    cmc = [np.mean([first <= r for first in firsts]) for r in range(len(g_ids))]
+    return np.mean(precisions), cmc, np.mean(penalties), len(firsts)
+
+
+def same(ranking, expected):
+    assert ranking.mAP == pytest.approx(expected[0])
+    np.testing.assert_allclose(ranking.cmc, expected[1], atol=1e-12)
+    assert ranking.mINP == pytest.approx(expected[2])
+    assert ranking.num_valid == expected[3]
+
+
+def test_check_vector():
+    hits = np.array([1, 3, 4])  # 1-based ranks 2, 4, 5
+    assert average_precision(hits) == pytest.approx(0.533333, abs=1e-6)
+    assert average_precision(hits, "market_trapezoid") == pytest.approx(0.405556, abs=1e-6)
+    assert average_precision(hits, "mar_official") == pytest.approx(0.572222, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ap", "expected"), [("noninterp", 0.533333), ("market_trapezoid", 0.405556), ("mar_official", 0.572222)]
+)
+def test_check_vector_through_rank(ap, expected):
+    gallery = np.arange(6, 0, -1)[:, None]
+    identities = np.array([0, 5, 0, 5, 5, 0])
+    ranking = rank(np.ones((1, 1)), np.array([5]), None, gallery, identities, None, ap=ap)
+    assert ranking.mAP == pytest.approx(expected, abs=1e-6)
+    np.testing.assert_array_equal(ranking.cmc, [0, 1, 1, 1, 1, 1])
+    assert ranking.mINP == 3 / 5
+    assert ranking.num_valid == 1
+
+
+def test_noninterp_is_sklearns():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        relevant = rng.random(30) < 0.3
+        relevant[rng.integers(30)] = True
+        expected = average_precision_score(relevant, -np.arange(30))
+        assert average_precision(np.flatnonzero(relevant)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("ap", AP_VARIANTS)
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("cameras", [True, False])
+def test_equals_the_slow_reference(ap, ties, cameras):
+    for seed in range(4):
+        arguments = problem(seed, ties=ties)
+        if not cameras:
+            arguments |= {"query_cameras": None, "gallery_cameras": None}
+        same(rank(**arguments, ap=ap, block_rows=7), reference(arguments, ap))
+
+
+def test_order_of_queries_and_gallery_and_names_do_not_matter():
+    arguments = problem(1)
+    rng = np.random.default_rng(0)
+    plain = rank(**arguments)
+    orders = {"query": rng.permutation(30), "gallery": rng.permutation(80)}
+    names = rng.permutation(100)
+    other = {key: values[orders[key.split("_")[0]]] for key, values in arguments.items()}
+    for key in ("query_identities", "gallery_identities"):
+        other[key] = np.where(other[key] < 0, -1, names[other[key]])
+    same(rank(**other), (plain.mAP, plain.cmc, plain.mINP, plain.num_valid))
+
+
+def test_duplicated_queries_change_nothing():
+    arguments = problem(2)
+    doubled = {k: np.repeat(v, 2, axis=0) if k.startswith("query") else v for k, v in arguments.items()}
+    plain, twice = rank(**arguments), rank(**doubled)
+    same(twice, (plain.mAP, plain.cmc, plain.mINP, 2 * plain.num_valid))
+
+
+def test_the_querys_own_camera_and_junk_do_not_count():
+    features = np.array([[4.0], [3], [2], [1]])
+    query = (np.ones((1, 1)), np.array([5]), np.array([0]))
+    # Own camera first, then junk, then a distractor of the same camera (identity 0 counts), then the match.
+    ranking = rank(*query, features, np.array([5, -1, 0, 5]), np.array([0, 1, 0, 1]))
+    np.testing.assert_array_equal(ranking.cmc, [0, 1, 1, 1])
+    assert ranking.mAP == 0.5
+
+
+def test_perfect_ranking():
+    features = np.eye(5)
+    ranking = rank(features, np.arange(5), np.zeros(5), features, np.arange(5), np.ones(5))
+    assert (ranking.mAP, ranking.mINP, ranking.num_valid) == (1, 1, 5)
+    np.testing.assert_array_equal(ranking.cmc, np.ones(5))
+    assert ranking.cmc.dtype == np.float64
+
+
+def test_blocks_are_picklable():
+    arguments = problem(3)
+
+    def elsewhere(function, items):
+        return [pickle.loads(pickle.dumps(function))(item) for item in items]
+
+    plain = rank(**arguments, block_rows=8)
+    other = rank(**arguments, block_rows=8, map_blocks=elsewhere)
+    assert (other.mAP, other.mINP) == (plain.mAP, plain.mINP)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ap": "voc"},
+        {"query_cameras": None},
+        {"query_identities": np.full(30, -1)},
+        {"gallery_identities": np.full(80, 99)},
+        {"gallery_identities": np.zeros(3)},
+        {"gallery_features": np.zeros((80, 5))},
+        {"query_features": np.zeros(30)},
+    ],
+)
+def test_bad_arguments(change):
+    with pytest.raises(ValueError, match=r"unknown ap|cameras|no query|shape|dimensions"):
+        rank(**{**problem(0), **change})
+    with pytest.raises(ValueError, match="unknown ap"):
+        average_precision(np.array([0]), "voc")
