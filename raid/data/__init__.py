@@ -1,0 +1,1 @@
+"""Images and their manifest: layouts, decoded-image cache, augmentation, sampling, simulation."""
