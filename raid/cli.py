@@ -1,0 +1,173 @@
+"""The `raid` command. A method and its libraries are imported when they are asked for, not before."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from raid import __version__
+from raid.errors import InputError
+
+EXIT_INPUT_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; return the exit status: 0 done, 2 something for the user to mend."""
+    options = _parse(arguments)
+    try:
+        options.run(options)
+    except InputError as error:
+        for line in str(error).splitlines():
+            print(f"raid: {line}", file=sys.stderr)
+        return EXIT_INPUT_ERROR
+    except KeyboardInterrupt:
+        print("raid: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse gives up on overrides that come after an option (FILE --resume a.b=c).
+    if rest and (not hasattr(options, "overrides") or any("=" not in text or text[0] == "-" for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="raid", description="Train person re-identification without labels (and with few)."
+    )
+    parser.add_argument("--version", action="version", version=f"raid {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_icsr(commands)
+    _add_config(commands)
+    _add_data(commands)
+    _add_demo(commands)
+    return parser
+
+
+Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_icsr(commands: Commands) -> None:  # type: ignore[valid-type]
+    parser = commands.add_parser(
+        "icsr",
+        help="train with intra-camera refinement (or its baseline, refine.enabled=false)",
+        description="Train and evaluate as FILE and the overrides say. `raid config icsr` lists every field.",
+    )
+    _add_configuration(parser)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="go on with the run that run.folder holds")
+    how.add_argument("--fresh", action="store_true", help="start the run in run.folder over")
+    parser.set_defaults(run=_icsr)
+
+
+def _add_configuration(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", nargs="?" if optional else None, help="a run file, see jobs/"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that go before the file's")
+
+
+def _icsr(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.config import load
+    from raid.methods import icsr
+    from raid.methods.icsr_config import IcsrConfig
+
+    log.configure()
+    config = load(IcsrConfig, options.file, options.overrides)
+    folder = icsr.run(config, resume=options.resume, fresh=options.fresh)
+    print(icsr.summary(folder))
+
+
+def _add_config(commands: Commands) -> None:  # type: ignore[valid-type]
+    parser = commands.add_parser(
+        "config",
+        help="print every field of a method's configuration, or a resolved one",
+        description="Without FILE: every field with its type, default and meaning. With: what FILE and the "
+        "overrides resolve to.",
+    )
+    parser.add_argument("method", choices=["icsr"])
+    _add_configuration(parser, optional=True)
+    parser.set_defaults(run=_config)
+
+
+def _config(options: argparse.Namespace) -> None:
+    from raid.config import describe, load, to_yaml
+    from raid.methods.icsr_config import IcsrConfig
+
+    if options.file is not None:
+        print(to_yaml(load(IcsrConfig, options.file, options.overrides)), end="")
+        return
+    for field in describe(IcsrConfig):
+        print(f"{field.path}: {field.type} = {field.default}\n    {field.meaning}")
+
+
+def _add_data(commands: Commands) -> None:  # type: ignore[valid-type]
+    parser = commands.add_parser("data", help="render the built-in set, measure it, write a manifest")
+    data = parser.add_subparsers(title="data commands", required=True, metavar="COMMAND")
+
+    synth = data.add_parser("synth", help="render people as JPEG files in Market-1501's layout")
+    synth.add_argument("out", type=Path, metavar="FOLDER")
+    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--demo", action="store_true", help="the small set of `make demo`")
+    synth.set_defaults(run=_synth)
+
+    measure = data.add_parser("synth-check", help="print how hard a rendered set is: three figures")
+    measure.add_argument("root", type=Path, metavar="FOLDER")
+    measure.set_defaults(run=_synth_check)
+
+    prepare = data.add_parser("prepare", help="read a set once and write its manifest (Parquet)")
+    prepare.add_argument("out", type=Path, metavar="FILE.parquet")
+    prepare.add_argument("overrides", nargs="*", metavar="a=b", help="fields of section data: root=, layout=")
+    prepare.set_defaults(run=_prepare)
+
+
+def _synth(options: argparse.Namespace) -> None:
+    from raid.data.render import DEFAULT_SET, DEMO_SET, write_market1501
+
+    write_market1501(options.out, DEMO_SET if options.demo else DEFAULT_SET, seed=options.seed)
+    print(options.out)
+
+
+def _synth_check(options: argparse.Namespace) -> None:
+    from raid.data.synthetic_check import check
+
+    figures = check(options.root)
+    print(f"mAP of the HSV histogram                     {figures.histogram_mAP:.3f}")
+    print(f"same-camera nearest neighbours, untrained    {figures.untrained_same_camera:.3f}")
+    print(f"mAP after supervised training                {figures.supervised_mAP:.3f}")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from raid.config import load
+    from raid.methods.inputs import load_samples
+    from raid.methods.sections import Data
+
+    samples = load_samples(load(Data, overrides=options.overrides))
+    samples.write(options.out)
+    print(f"{options.out}: {len(samples)} images, splits {', '.join(samples.splits)}")
+
+
+def _add_demo(commands: Commands) -> None:  # type: ignore[valid-type]
+    parser = commands.add_parser(
+        "demo", help="train the baseline and ICSR on rendered people and compare them (about 6 minutes)"
+    )
+    _add_configuration(parser)
+    parser.add_argument("--seeds", type=int, default=1, help="training seeds 1..N: mean, deviation, differences")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.config import load
+    from raid.methods import demo
+    from raid.methods.icsr_config import IcsrConfig
+
+    log.configure()
+    print(demo.compare(load(IcsrConfig, options.file, options.overrides), num_seeds=options.seeds))

@@ -1,0 +1,1 @@
+"""The only package that knows of processes, process groups and clusters."""

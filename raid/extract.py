@@ -1,0 +1,46 @@
+"""Features of images: a model in evaluation mode over fixed blocks, shared by the workers."""
+
+import torch
+from torch import Tensor
+
+from raid.data.augment import Augmentation, normalize
+from raid.data.images import Images
+from raid.distributed.group import Group
+from raid.models.backbone import Backbone
+
+
+@torch.no_grad()
+def extract(
+    model: Backbone,
+    images: Images,
+    *,
+    group: Group,
+    batch_size: int,
+    augmentation: Augmentation,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return the features of all `images`, on the CPU of every worker: (N, D), unit rows, `dtype`.
+
+    The images are cut into blocks of `batch_size`, whatever the number of workers, and a worker takes
+    whole blocks: so a row's bits do not depend on who computed it.
+
+    Args:
+        model: images (B, 3, H, W) -> unit features (B, D); its mode is put back afterwards.
+        images: decoded, uint8.
+        group: the workers; all of them call this.
+        batch_size: images of a block.
+        augmentation: gives the normalisation's mean and deviation.
+        device: of the model.
+        dtype: of the model.
+    """
+    was_training = model.training
+    model.eval()
+    blocks = [torch.zeros((0, model.num_features), dtype=dtype)]  # a worker may have none
+    num_blocks = -(-len(images) // batch_size)
+    for block in range(num_blocks)[group.slice(num_blocks)]:
+        rows = torch.arange(block * batch_size, min((block + 1) * batch_size, len(images)))
+        batch = images.gather(rows.numpy()).to(device)
+        blocks.append(model(normalize(batch, augmentation, dtype=dtype)).cpu())
+    model.train(was_training)
+    return group.gather_rows(torch.cat(blocks))

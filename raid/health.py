@@ -1,0 +1,105 @@
+"""How the clusters of an epoch are doing: figures for the log, and an alarm when they collapse."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from raid.ops import quality
+
+Ints = NDArray[np.int64]
+
+
+def cluster_health(
+    global_labels: Ints,
+    refined_labels: Ints,
+    *,
+    cameras: Ints | None,
+    similarity: csr_array,
+    previous_labels: Ints | None,
+) -> dict[str, float]:
+    """Describe an epoch's clusters without any ground truth.
+
+    Args:
+        global_labels: (N,) clusters before refinement, -1 = outlier.
+        refined_labels: (N,) after refinement, -1 = outlier or discarded.
+        cameras: (N,), or None for a set without.
+        similarity: sparse (N, N) that the clusters were made from.
+        previous_labels: (N,) global labels of the epoch before, for the churn.
+    """
+    sizes = np.bincount(global_labels[global_labels >= 0])
+    outliers = int((global_labels < 0).sum())
+    discarded = int((refined_labels < 0).sum()) - outliers
+    figures = {
+        "cluster/num": float(len(sizes)),
+        "cluster/outliers": float(outliers),
+        "cluster/coverage": quality.coverage(refined_labels),
+        "cluster/largest": float(sizes.max(initial=0)) / len(global_labels),
+        "cluster/size_median": float(np.median(sizes)) if len(sizes) else 0.0,
+        "cluster/size_max": float(sizes.max(initial=0)),
+        "cluster/singletons": float((sizes == 1).sum()),
+        "cluster/silhouette": quality.silhouette(similarity, global_labels),
+        "refine/discarded": discarded / len(global_labels),
+    }
+    if cameras is not None:
+        figures["cluster/camera_purity"] = quality.camera_purity(global_labels, cameras)
+    if previous_labels is not None:
+        figures["cluster/churn"] = 1.0 - quality.ari(previous_labels, global_labels)
+    return figures
+
+
+def label_quality(
+    identities: Ints,
+    global_labels: Ints,
+    refined_labels: Ints,
+    local_labels: Ints | None,
+    cameras: Ints | None,
+) -> dict[str, float]:
+    """Score the labels against the identities, for a set that has them (never used in training).
+
+    Refined labels are scored twice: without the discarded images, as the paper's figure 2 does, and with
+    each discarded image as a cluster of its own (`refined_all`): leaving images out is not free.
+    """
+    known = identities >= 0
+    if not known.any():
+        return {}
+    figures = _scores("global", identities[known], global_labels[known])
+    figures |= _scores("refined", identities[known], refined_labels[known])
+    figures |= _scores("refined_all", identities[known], refined_labels[known], noise="singletons")
+    if local_labels is not None and cameras is not None:
+        figures |= _local_scores(identities[known], local_labels[known], cameras[known])
+    return figures
+
+
+def alarms(figures: dict[str, float], num_images: int) -> Iterator[str]:
+    """Yield a line for each sign of collapse."""
+    if figures["cluster/num"] < 0.02 * num_images:
+        yield f"{figures['cluster/num']:.0f} clusters are fewer than 2 % of the {num_images} images"
+    if figures["cluster/largest"] > 0.2:
+        yield f"one cluster holds {figures['cluster/largest']:.0%} of the images (over 20 %)"
+    if figures["cluster/coverage"] < 0.2:
+        yield f"only {figures['cluster/coverage']:.0%} of the images are in a cluster (under 20 %)"
+
+
+def _scores(name: str, truth: Ints, labels: Ints, noise: str = "drop") -> dict[str, float]:
+    figures = {}
+    for kind, score in (("bcubed", quality.bcubed), ("pairwise", quality.pairwise)):
+        result = score(truth, labels, noise=noise)
+        figures[f"quality/{name}/{kind}_precision"] = result.precision
+        figures[f"quality/{name}/{kind}_recall"] = result.recall
+        figures[f"quality/{name}/{kind}_f"] = result.f
+        figures[f"quality/{name}/expansion"] = result.expansion
+    figures[f"quality/{name}/nmi"] = quality.nmi(truth, labels, noise=noise)
+    figures[f"quality/{name}/ari"] = quality.ari(truth, labels, noise=noise)
+    return figures
+
+
+def _local_scores(truth: Ints, labels: Ints, cameras: Ints) -> dict[str, float]:
+    """Average the cameras' scores, weighted by their images (methods.md 2.11)."""
+    total: dict[str, float] = {}
+    for camera in np.unique(cameras):
+        rows = cameras == camera
+        for key, value in _scores("local", truth[rows], labels[rows]).items():
+            total[key] = total.get(key, 0.0) + value * float(rows.mean())
+    return total

@@ -1,0 +1,1 @@
+"""The methods, one readable recipe a file."""

@@ -1,0 +1,112 @@
+"""ICSR: pseudo-label refinement with intra-camera similarity, from images to a trained model.
+
+Source: Li et al., "Pseudo labels refinement with intra-camera similarity for unsupervised person
+re-identification". The recipe, in the paper's order:
+
+1. Intra-camera training (section 2.2): one independent encoder a camera alternates between clustering the
+   camera's images and training on the clusters. What stays are the local labels.
+2. Inter-camera training (section 2.3): one encoder for all cameras. Every epoch clusters all images, lets
+   information nodes (equation 1) discard the members of their cluster that the local labels contradict
+   (equation 2), with a probability that decays, and trains on what is left (equations 3 and 4).
+
+Supports any number of workers with the same result, resumption after any step, sets without a query and a
+gallery (no evaluation), and `refine.enabled=false`: Cluster-Contrast with agglomerative clustering.
+
+Raises InputError for what the user can mend: see `run`.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from raid.distributed.fanout import FanOut, InProcess, Processes
+from raid.distributed.launch import run_workers
+from raid.errors import InputError
+from raid.methods.contrastive import device_of, starting_weights
+from raid.methods.icsr_config import IcsrConfig
+from raid.methods.inputs import Inputs, open_inputs
+from raid.methods.inter_camera import InterCameraJob, inter_camera
+from raid.methods.intra_camera import intra_camera
+from raid.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: IcsrConfig, *, resume: bool = False, fresh: bool = False) -> RunFolder:
+    """Train and evaluate as `config` says; return the folder with everything that came of it.
+
+    Args:
+        config: resolved and checked.
+        resume: go on with the run that `run.folder` holds.
+        fresh: start the run in `run.folder` over.
+
+    Raises:
+        InputError: the images, the weights or the run folder do not fit the configuration. Nothing has
+            been written then.
+    """
+    inputs = open_inputs(config.data)
+    check(config, inputs)
+    weights = starting_weights(config.training)
+    folder = RunFolder.open(config.run.folder, config, inputs.fingerprint, resume=resume, fresh=fresh)
+    local_labels = None
+    if config.refine.enabled:
+        with fanout_for(config, len(np.unique(inputs.train.cameras))) as fanout:
+            local_labels = intra_camera(config, inputs, weights, fanout, folder)
+    job = InterCameraJob(config, inputs, weights, local_labels, folder)
+    run_workers(inter_camera, config.run.workers, config.numerics.threads, job)
+    return folder
+
+
+def check(config: IcsrConfig, inputs: Inputs) -> None:
+    """Compare the configuration with the images; warn of what is adjusted.
+
+    Raises:
+        InputError: a combination that cannot work.
+    """
+    train = inputs.train
+    if config.inter.num_clusters > len(train):
+        raise InputError(
+            f"inter.num_clusters: {config.inter.num_clusters} clusters of {len(train)} training images; "
+            "ask for fewer"
+        )
+    _warn_of_clipping("neighbors.k1", config.neighbors.k1, len(train), "the training set")
+    if not config.refine.enabled:
+        return
+    if not train.has_cameras:
+        raise InputError(
+            "data: some training images have no camera, and ICSR trains one encoder a camera; "
+            "give the cameras, or train the baseline with refine.enabled=false"
+        )
+    for camera, count in zip(*np.unique(train.cameras, return_counts=True), strict=True):
+        if config.intra.clusters_of(count) > count:
+            raise InputError(
+                f"intra.num_clusters: {config.intra.num_clusters} clusters of the {count} images of "
+                f"camera {camera}; ask for fewer, or for a share such as n//5"
+            )
+        if count == 1:
+            logger.warning("camera %d has one image: it is a local cluster by itself", camera)
+        else:
+            _warn_of_clipping("neighbors.k1", config.neighbors.k1, count, f"camera {camera}")
+
+
+def _warn_of_clipping(field: str, value: int, count: int, what: str) -> None:
+    if value > count:
+        logger.warning("%s: %d is clipped to the %d images of %s", field, value, count, what)
+
+
+@contextmanager
+def fanout_for(config: IcsrConfig, num_items: int) -> Iterator[FanOut]:
+    """Yield where independent items run: as many processes as the run has workers, GPUs aside."""
+    processes = min(config.run.workers, num_items)
+    if processes == 1 or device_of(config.run.device).type == "cuda":
+        torch.set_num_threads(config.numerics.threads)
+        yield InProcess()
+        return
+    pool = Processes(processes, config.numerics.threads)
+    try:
+        yield pool
+    finally:
+        pool.close()

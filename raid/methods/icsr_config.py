@@ -1,0 +1,158 @@
+"""Configuration of ICSR."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from raid.config import Schema
+from raid.methods.contrastive import Settings
+from raid.methods.sections import (
+    Augment,
+    Data,
+    Evaluate,
+    Model,
+    Neighbors,
+    Numerics,
+    Optimizer,
+    Run,
+    Sampler,
+    Share,
+)
+
+_PER_IMAGES = re.compile(r"n//([1-9]\d*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntraCamera(Schema):
+    """Stage 1: one encoder a camera, for the local labels."""
+
+    epochs: Annotated[PositiveInt, "clusterings of a camera; it is trained between them"] = 20
+    steps: Annotated[PositiveInt, "training steps of an epoch"] = 100
+    num_clusters: Annotated[
+        PositiveInt | str, "clusters of a camera: a number, or n//5 for a fifth of its images"
+    ] = "n//5"
+    momentum: Annotated[Share, "of the old centroid in the memory"] = 0.2
+    select: Annotated[
+        Literal["silhouette", "last"],
+        "the epoch whose clusters are kept: best silhouette (no labels) or last",
+    ] = "silhouette"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield a number of clusters that cannot be read."""
+        if isinstance(self.num_clusters, str) and not _PER_IMAGES.fullmatch(self.num_clusters):
+            yield "num_clusters", f"{self.num_clusters!r} is neither a number nor of the form n//5"
+
+    def clusters_of(self, num_images: int) -> int:
+        """Return the number of clusters of a camera with `num_images` images."""
+        if isinstance(self.num_clusters, int):
+            return self.num_clusters
+        return max(1, num_images // int(self.num_clusters.removeprefix("n//")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterCamera(Schema):
+    """Stage 2: one encoder for all cameras."""
+
+    epochs: Annotated[PositiveInt, "clusterings; the encoder is trained after each"] = 50
+    steps: Annotated[PositiveInt, "training steps of an epoch"] = 400
+    num_clusters: Annotated[PositiveInt, "global clusters"] = 1200
+    momentum: Annotated[Share, "of the old centroid in the memory"] = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refine(Schema):
+    """Cleaning the global clusters with the local ones (ICSR equations 1 and 2)."""
+
+    enabled: Annotated[bool, "false: the baseline, Cluster-Contrast with agglomerative clustering"] = True
+    num_neighbors: Annotated[PositiveInt, "neighbours in the harmonic centrality"] = 15
+    include_self: Annotated[bool, "an image is the first of its own neighbours"] = True
+    score_cutoff: Annotated[PositiveFloat | None, "largest cosine distance that counts; null: no limit"] = 0.5
+    referee: Annotated[
+        Literal["top", "union", "intersection", "sequential", "infomap_last"],
+        "which information nodes of a cluster and camera judge the others",
+    ] = "top"
+    coin: Annotated[
+        Literal["sample", "pair"], "one draw an image and epoch, or one for every judged pair"
+    ] = "sample"
+    require_above_mean: Annotated[bool, "only information nodes (score above the mean) judge"] = True
+    decay: Annotated[
+        Literal["none", "linear", "exponential", "cosine"], "schedule of the discard probability"
+    ] = "cosine"
+    horizon: Annotated[PositiveFloat, "length of the schedule in runs: 3 ends the cosine at 0.76"] = 3.0
+    start: Annotated[Share, "discard probability at the first epoch"] = 1.0
+    end: Annotated[Share, "discard probability at the end of the horizon"] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class IcsrConfig(Schema):
+    """Everything that `raid icsr` takes."""
+
+    preset: Annotated[
+        Literal["default", "paper", "as_released"],
+        "reading of the paper: the default, the paper's text to the letter, or the authors' release",
+    ] = "default"
+    seed: Annotated[int, Field(ge=0), "of everything random"] = 1
+    data: Data = Data()
+    model: Model = Model()
+    augment: Augment = Augment()
+    sampler: Sampler = Sampler()
+    neighbors: Neighbors = Neighbors()
+    temperature: Annotated[PositiveFloat, "of ClusterNCE (equation 3)"] = 0.05
+    optimizer: Optimizer = Optimizer()
+    intra: IntraCamera = IntraCamera()
+    inter: InterCamera = InterCamera()
+    refine: Refine = Refine()
+    evaluate: Evaluate = Evaluate()
+    numerics: Numerics = Numerics()
+    run: Run = Run()
+
+    PRESETS = {  # noqa: RUF012
+        # Algorithm 1 loops equation 2 over every information node; equation 1 knows no cutoff; the local
+        # labels are the final ones; a discard is drawn for every pair.
+        "paper": {
+            "refine": {"referee": "intersection", "coin": "pair", "score_cutoff": None},
+            "intra": {"select": "last"},
+        },
+        # One information node an Infomap module, and no decay: the release is the row "Ours -" of table 2.
+        "as_released": {
+            "refine": {"referee": "infomap_last", "coin": "pair", "decay": "none"},
+            "intra": {"select": "silhouette"},
+        },
+    }
+    NOT_IN_HASH = ("run", "data.root", "data.cache_folder", "data.cache_limit_gib", "evaluate")
+
+    @property
+    def training(self) -> Settings:
+        """The sections that an encoder needs."""
+        return Settings(
+            self.seed,
+            self.temperature,
+            self.model,
+            self.augment,
+            self.sampler,
+            self.optimizer,
+            self.numerics,
+        )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield combinations of sections that cannot work."""
+        batch, ghost, workers = self.sampler.batch_size, self.model.ghost_size, self.run.workers
+        grouped = self.model.batch_norm == "ghost"
+        if grouped and batch % ghost:
+            yield "model.ghost_size", f"the batch of {batch} images is not whole groups of {ghost}"
+        else:
+            parts = batch // ghost if grouped else batch
+            if parts % workers:
+                legal = ", ".join(str(n) for n in range(1, parts + 1) if parts % n == 0)
+                what = f"groups of {ghost}" if grouped else "images"
+                yield (
+                    "run.workers",
+                    f"{workers} workers cannot share the {parts} {what} of a batch evenly; can: {legal}",
+                )
+        if self.numerics.reproducible == "exact" and not grouped:
+            yield "numerics.reproducible", "exact needs model.batch_norm=ghost"
+        if self.refine.start < self.refine.end:
+            yield "refine.end", f"is {self.refine.end}, above refine.start={self.refine.start}"

@@ -1,0 +1,68 @@
+"""From the data section of a configuration to samples and decoded images."""
+
+from dataclasses import dataclass
+
+from raid.data import folder, market1501, table
+from raid.data.images import Images, open_images
+from raid.data.samples import Samples
+from raid.errors import InputError
+from raid.evaluate import RetrievalSet
+from raid.methods.sections import Data
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a method trains on and, where the set has a query and a gallery, is evaluated on."""
+
+    train: Samples
+    train_images: Images
+    retrieval: RetrievalSet | None
+    fingerprint: str
+
+
+def load_samples(data: Data) -> Samples:
+    """Read the manifest of the set that `data` describes.
+
+    Raises:
+        InputError: nothing is there, or it is not of the layout.
+    """
+    assert data.root is not None  # Data.problems
+    match data.layout:
+        case "market1501":
+            return market1501.load(data.root, on_error=data.on_error)
+        case "folder":
+            assert data.pattern is not None  # Data.problems
+            return folder.load(data.root, data.pattern, splits=data.splits, on_error=data.on_error)
+        case "table":
+            return table.load(data.root, on_error=data.on_error)
+        case "manifest":
+            return Samples.read(data.root)
+
+
+def open_inputs(data: Data) -> Inputs:
+    """Read the set, decode its images once, and take its splits apart.
+
+    Raises:
+        InputError: the set has no training images, or its images cannot be read.
+    """
+    samples = load_samples(data)
+    if "train" not in samples.splits:
+        raise InputError(
+            f"data.root: {data.root} has no training images (splits: {', '.join(samples.splits)})"
+        )
+    train, train_images = _open(samples, "train", data)
+    retrieval = None
+    if {"query", "gallery"} <= set(samples.splits):
+        retrieval = RetrievalSet(*_open(samples, "query", data), *_open(samples, "gallery", data))
+    return Inputs(train, train_images, retrieval, samples.fingerprint())
+
+
+def _open(samples: Samples, split: str, data: Data) -> tuple[Samples, Images]:
+    return open_images(
+        samples.split(split),
+        height=data.height,
+        width=data.width,
+        cache_folder=data.cache_folder,
+        cache_limit_gib=data.cache_limit_gib,
+        on_error=data.on_error,
+    )

@@ -1,0 +1,136 @@
+"""ICSR stage 1: one independent encoder a camera, for the local labels (section 2.2).
+
+Each encoder starts from the same weights and alternates between clustering its camera's images and
+training on the clusters. Nothing is carried to stage 2 but the labels.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from raid.data.images import Images
+from raid.data.samples import Samples
+from raid.distributed.fanout import FanOut
+from raid.distributed.group import Group
+from raid.files import atomic_path
+from raid.methods.contrastive import Encoder, device_of
+from raid.methods.icsr_config import IcsrConfig
+from raid.methods.inputs import Inputs
+from raid.ops import quality
+from raid.ops.cluster import agglomerative
+from raid.ops.jaccard import jaccard_similarity
+from raid.run_folder import RunFolder
+
+Ints = NDArray[np.int64]
+INTRA = 1  # first part of the key of this stage's random numbers
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CameraJob:
+    """What the encoder of any camera needs."""
+
+    config: IcsrConfig
+    images: Images
+    cameras: Ints
+    weights: dict[str, Tensor]
+
+
+def intra_camera(
+    config: IcsrConfig, inputs: Inputs, weights: dict[str, Tensor], fanout: FanOut, folder: RunFolder
+) -> Ints:
+    """Return the local labels (N,) of the training images, numbered within each camera.
+
+    A camera that is done is on disk and is not trained again by a resumed run.
+    """
+    cameras = inputs.train.cameras
+    numbers, sizes = np.unique(cameras, return_counts=True)
+    largest_first = [int(camera) for camera in numbers[np.argsort(-sizes, kind="stable")]]
+    waiting = [camera for camera in largest_first if not _camera_file(folder, camera).exists()]
+    job = CameraJob(config, inputs.train_images, cameras, weights)
+    results = fanout.map(train_camera, waiting, job)
+    for camera, result in zip(waiting, tqdm(results, "cameras", len(waiting), disable=None), strict=True):
+        table = pa.table({"local_label": result.labels})
+        _write_table(table, _camera_file(folder, camera))
+        logger.info(
+            "camera %d: %d images, %d local clusters, silhouette %.3f (epoch %d of %d)",
+            camera,
+            len(result.labels),
+            result.labels.max() + 1,
+            result.silhouette,
+            result.epoch,
+            config.intra.epochs,
+        )
+    labels = np.full(len(cameras), -1, dtype=np.int64)
+    for camera in largest_first:
+        labels[cameras == camera] = pq.read_table(_camera_file(folder, camera))["local_label"].to_numpy()
+    _write_local_labels(inputs.train, labels, folder.local_labels)
+    return labels
+
+
+@dataclass(frozen=True)
+class CameraResult:
+    """The local labels of a camera, from its `epoch` (0-based) with this `silhouette`."""
+
+    labels: Ints
+    silhouette: float
+    epoch: int
+
+
+def train_camera(camera: int, job: CameraJob) -> CameraResult:
+    """Alternate between clustering and training on one camera; return the clusters that are kept."""
+    config = job.config
+    images = job.images.take(np.flatnonzero(job.cameras == camera))
+    num_clusters = config.intra.clusters_of(len(images))
+    best = CameraResult(np.zeros(len(images), dtype=np.int64), -1.0, 0)
+    if len(images) == 1:
+        return best
+    encoder = Encoder(config.training, job.weights, Group.solo(), device_of(config.run.device))
+    for epoch in range(config.intra.epochs):
+        features = encoder.extract(images)
+        similarity = jaccard_similarity(features.numpy().astype(np.float32), **_clipped(config, len(images)))
+        labels = agglomerative(similarity, num_clusters=num_clusters)
+        silhouette = quality.silhouette(similarity, labels)
+        if config.intra.select == "last" or silhouette > best.silhouette:
+            best = CameraResult(labels, silhouette, epoch)
+        if epoch + 1 == config.intra.epochs:
+            break  # the labels of an epoch come before its training: the last training has no use
+        encoder.set_learning_rate(epoch)
+        memory = encoder.memory(features, labels, config.intra.momentum)
+        for _ in encoder.train_steps(
+            images, labels, None, memory, key=(INTRA, camera, epoch), num_steps=config.intra.steps
+        ):
+            pass
+    return best
+
+
+def _clipped(config: IcsrConfig, count: int) -> dict[str, int]:
+    return {"k1": min(config.neighbors.k1, count), "k2": min(config.neighbors.k2, count)}
+
+
+def _camera_file(folder: RunFolder, camera: int) -> Path:
+    return folder.local / f"camera_{camera:04d}.parquet"
+
+
+def _write_local_labels(train: Samples, labels: Ints, path: Path) -> None:
+    table = pa.table(
+        {
+            "path": train.table["path"],
+            "identity": train.table["identity"],
+            "camera": train.table["camera"],
+            "local_label": labels,
+        }
+    )
+    _write_table(table, path)
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)

@@ -1,0 +1,166 @@
+"""Sections of the configuration that the methods share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from raid.config import Schema
+from raid.models.backbone import BackboneName, PoolName
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Schema):
+    """Where the images are and how they are read."""
+
+    layout: Annotated[
+        Literal["market1501", "folder", "table", "manifest"],
+        "how `root` is read: Market-1501's folders, any folder by `pattern`, a CSV or Parquet table, "
+        "or a manifest that raid wrote",
+    ] = "market1501"
+    root: Annotated[Path | None, "folder of the images; the file itself for table and manifest"] = None
+    pattern: Annotated[
+        str | None,
+        "layout folder: regular expression searched in the relative path, with the named groups "
+        "identity, camera and split (each optional)",
+    ] = None
+    splits: Annotated[
+        dict[str, Literal["train", "query", "gallery"]] | None,
+        "layout folder: what the text captured as split means",
+    ] = None
+    on_error: Annotated[
+        Literal["fail", "skip"], "an unreadable or truncated image: stop, or leave it out with a count"
+    ] = "fail"
+    height: Annotated[PositiveInt, "image height in pixels"] = 256
+    width: Annotated[PositiveInt, "image width in pixels"] = 128
+    cache_folder: Annotated[Path, "folder of the decoded-image cache"] = Path("runs/cache")
+    cache_limit_gib: Annotated[NonNegativeFloat, "a larger set is decoded on the fly"] = 64.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what cannot be read."""
+        if self.root is None:
+            yield "root", "is required: the folder (or file) that holds the images, data.root=PATH"
+        if self.layout == "folder" and self.pattern is None:
+            yield "pattern", r"is required by layout folder, for example (?P<identity>\d+)_c(?P<camera>\d+)"
+        if self.layout != "folder" and (self.pattern is not None or self.splits is not None):
+            yield "pattern" if self.pattern is not None else "splits", "belongs to layout folder alone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Schema):
+    """The network."""
+
+    backbone: Annotated[BackboneName, "architecture"] = "resnet50"
+    weights: Annotated[str, "starting weights: imagenet, none, or the path of a state dict"] = "imagenet"
+    last_stride: Annotated[Literal[1, 2], "stride of the last stage"] = 1
+    pool: Annotated[PoolName, "pooling of the last map"] = "gem"
+    batch_norm: Annotated[
+        Literal["ghost", "sync", "local"],
+        "statistics over groups of the global batch, over all of it, or over what one worker holds "
+        "(local: the result depends on the number of workers)",
+    ] = "ghost"
+    ghost_size: Annotated[PositiveInt, "images of a ghost group"] = 16
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what cannot be built."""
+        if self.weights == "imagenet" and self.backbone.endswith("_ibn_a"):
+            yield "weights", f"torchvision has no ImageNet weights for {self.backbone}: give a file or none"
+        if self.batch_norm == "ghost" and self.ghost_size < 2:
+            yield "ghost_size", "a batch norm over one image has no variance: use 2 or more"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment(Schema):
+    """Augmentation of the training images (ICSR section 3.1, as Cluster-Contrast)."""
+
+    flip: Annotated[Share, "probability of a horizontal flip"] = 0.5
+    pad: Annotated[NonNegativeInt, "black pixels added on every side before the random crop"] = 10
+    erase_probability: Annotated[Share, "probability of erasing a rectangle"] = 0.5
+    erase_area: Annotated[tuple[Share, Share], "range of the rectangle's share of the image"] = (0.02, 0.4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(Schema):
+    """How the global batch is drawn: P clusters times K images."""
+
+    identities: Annotated[PositiveInt, "P: clusters of a batch"] = 16
+    instances: Annotated[PositiveInt, "K: images of a cluster"] = 4
+    camera_aware: Annotated[bool, "take a cluster's other images from other cameras where there are any"] = (
+        True
+    )
+    singletons: Annotated[
+        Literal["keep_one", "skip", "repeat"],
+        "a cluster of one image: one row (further draws fill the batch), none, or K times the same",
+    ] = "keep_one"
+
+    @property
+    def batch_size(self) -> int:
+        """Images of the global batch."""
+        return self.identities * self.instances
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Schema):
+    """Adam with a stepwise learning rate."""
+
+    learning_rate: Annotated[PositiveFloat, "at the first epoch"] = 3.5e-4
+    weight_decay: Annotated[NonNegativeFloat, "on all parameters"] = 5e-4
+    step_epochs: Annotated[PositiveInt, "epochs between two drops of the learning rate"] = 20
+    gamma: Annotated[PositiveFloat, "factor of a drop"] = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbors(Schema):
+    """The k-reciprocal Jaccard distance (methods.md 2.4)."""
+
+    k1: Annotated[PositiveInt, "neighbours, the image itself included; clipped to a small camera"] = 30
+    k2: Annotated[PositiveInt, "neighbours averaged in the query expansion"] = 6
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield impossible neighbourhoods."""
+        if self.k2 > self.k1:
+            yield "k2", f"is {self.k2}, more than k1={self.k1}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Schema):
+    """Retrieval on the query and gallery images, where there are any."""
+
+    every: Annotated[NonNegativeInt, "epochs between evaluations; the last is always one; 0: only it"] = 1
+    ap: Annotated[
+        Literal["noninterp", "market_trapezoid", "mar_official"], "variant of average precision"
+    ] = "noninterp"
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Whether the model is evaluated after `epoch` (0-based) of `epochs`."""
+        return epoch + 1 == epochs or (self.every > 0 and (epoch + 1) % self.every == 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numerics(Schema):
+    """What decides the last bits of a result."""
+
+    dtype: Annotated[Literal["float32", "float64"], "of the model"] = "float32"
+    reproducible: Annotated[
+        Literal["batched", "exact"],
+        "exact: equal bit for bit on any number of workers (CPU, ghost batch norm, about 1.3 times the time)",
+    ] = "batched"
+    threads: Annotated[PositiveInt, "CPU threads of one worker"] = 1
+    extract_batch: Annotated[PositiveInt, "images of one block of feature extraction"] = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Schema):
+    """Where and on how many workers; nothing here changes the result."""
+
+    folder: Annotated[Path, "everything the run writes"] = Path("runs/run")
+    workers: Annotated[PositiveInt, "processes that share a batch"] = 1
+    device: Annotated[Literal["auto", "cpu", "cuda"], "auto: a GPU when there is one"] = "auto"
+    checkpoint_steps: Annotated[
+        NonNegativeInt, "training steps between checkpoints inside an epoch; 0: one at every epoch's end"
+    ] = 0
+    keep_checkpoints: Annotated[PositiveInt, "latest checkpoints kept"] = 2

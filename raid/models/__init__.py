@@ -1,0 +1,1 @@
+"""Networks: backbones with their pooling, batch normalisation and weights."""

@@ -1,0 +1,120 @@
+"""ResNet backbones for re-identification: last stride 1, GeM pooling, batch-norm neck, unit features.
+
+Source: Cluster-Contrast's modification of ResNet-50, which ICSR section 3.1 follows.
+"""
+
+from collections import OrderedDict
+from typing import Any, Literal, get_args
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+
+from raid.models.batch_norm import NormFactory
+
+BackboneName = Literal["resnet18", "resnet50", "resnet18_ibn_a", "resnet50_ibn_a"]
+PoolName = Literal["gem", "average"]
+
+_STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
+
+class GeM(nn.Module):
+    """Generalised-mean pooling with one learnable exponent for all channels."""
+
+    def __init__(self, exponent: float = 3.0, minimum: float = 1e-6) -> None:
+        super().__init__()
+        self.exponent = nn.Parameter(torch.tensor([exponent]))
+        self.minimum = minimum
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pool `maps` (B, C, H, W) to (B, C)."""
+        powered = maps.clamp(min=self.minimum).pow(self.exponent)
+        return powered.mean((-2, -1)).pow(1.0 / self.exponent)
+
+
+class AveragePool(nn.Module):
+    """Global average pooling."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pool `maps` (B, C, H, W) to (B, C)."""
+        return maps.mean((-2, -1))
+
+
+class InstanceBatchNorm(nn.Module):
+    """IBN-a: instance norm on the first half of the channels, batch norm on the rest."""
+
+    def __init__(self, channels: int, norm: NormFactory) -> None:
+        super().__init__()
+        self.split_at = channels // 2
+        self.instance = nn.InstanceNorm2d(self.split_at, affine=True)
+        self.batch = norm(channels - self.split_at)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Normalise `maps` (B, C, H, W)."""
+        first, rest = maps[:, : self.split_at], maps[:, self.split_at :]
+        return torch.cat([self.instance(first.contiguous()), self.batch(rest.contiguous())], dim=1)
+
+
+class Backbone(nn.Module):
+    """Images (B, 3, H, W), normalised -> features (B, D), L2-normalised in training and evaluation."""
+
+    def __init__(self, body: nn.Sequential, pool: nn.Module, neck: nn.Module, num_features: int) -> None:
+        super().__init__()
+        self.body, self.pool, self.neck = body, pool, neck
+        self.num_features = num_features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return unit features (B, D)."""
+        return functional.normalize(self.neck(self.pool(self.body(images))))
+
+
+def build(
+    name: BackboneName,
+    *,
+    norm: NormFactory,
+    seed: int,
+    last_stride: int = 1,
+    pool: PoolName = "gem",
+) -> Backbone:
+    """Build a randomly initialised backbone; the same seed gives the same weights.
+
+    Args:
+        name: architecture; `_ibn_a` puts instance-batch normalisation in stages 1 to 3.
+        norm: makes the normalisation layer for a number of channels (`batch_norm.norm_factory`).
+        seed: of the initial weights; the global generators are left as they were.
+        last_stride: stride of the last stage; 1 doubles the map (256x128 images give 16x8).
+        pool: `gem` or `average`.
+    """
+    if name not in get_args(BackboneName):
+        raise ValueError(f"backbone {name!r} is none of {', '.join(get_args(BackboneName))}")
+    architecture = name.removesuffix("_ibn_a")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        resnet = getattr(torchvision.models, architecture)(weights=None, norm_layer=norm)
+    if name.endswith("_ibn_a"):
+        _use_instance_batch_norm(resnet, norm)
+    _set_last_stride(resnet, last_stride)
+    body = nn.Sequential(OrderedDict((stage, getattr(resnet, stage)) for stage in _STAGES))
+    num_features = int(resnet.fc.in_features)
+    return Backbone(body, GeM() if pool == "gem" else AveragePool(), _neck(num_features, norm), num_features)
+
+
+def _neck(num_features: int, norm: NormFactory) -> nn.Module:
+    neck = norm(num_features)
+    neck.bias.requires_grad_(False)
+    return neck
+
+
+def _use_instance_batch_norm(resnet: Any, norm: NormFactory) -> None:
+    for stage in (resnet.layer1, resnet.layer2, resnet.layer3):
+        for block in stage:
+            block.bn1 = InstanceBatchNorm(block.bn1.num_features, norm)
+
+
+def _set_last_stride(resnet: Any, stride: int) -> None:
+    first = resnet.layer4[0]
+    # The bottleneck block strides in its 3x3 convolution (conv2), the basic block in its first.
+    strided = first.conv2 if hasattr(first, "conv3") else first.conv1
+    strided.stride = (stride, stride)
+    first.downsample[0].stride = (stride, stride)

@@ -1,0 +1,144 @@
+"""The folder of one run: what is in it, when it may be written, and how it is continued.
+
+config.yaml           the whole resolved configuration
+run.json              hash of the configuration and fingerprint of the data, checked on --resume
+local/                local labels of the cameras that are done
+local_labels.parquet  the local labels of all cameras
+checkpoints/          full state, latest last
+steps.jsonl           loss of every training step
+metrics.jsonl         figures of every epoch
+model.pt              the trained model
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raid.config import Schema, config_hash, flatten, to_yaml
+from raid.errors import InputError
+from raid.files import atomic_path
+
+_OWN = (
+    "config.yaml",
+    "run.json",
+    "local",
+    "local_labels.parquet",
+    "checkpoints",
+    "steps.jsonl",
+    "metrics.jsonl",
+    "model.pt",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and records of a run."""
+
+    path: Path
+
+    @staticmethod
+    def open(path: Path, config: Schema, fingerprint: str, *, resume: bool, fresh: bool) -> "RunFolder":
+        """Make the folder of a new run, or go on in one that the same configuration and data made.
+
+        Raises:
+            InputError: the folder holds a run and neither `resume` nor `fresh` was said, or what is
+                resumed was another configuration or other data.
+        """
+        folder = RunFolder(path)
+        identity = {"config_hash": config_hash(config), "data": fingerprint, "config": flatten(config)}
+        if folder._file("run.json").exists():
+            if fresh:
+                folder._clear()
+            elif not resume:
+                raise InputError(
+                    f"run.folder: {path} holds a run; --resume goes on with it, --fresh starts it over"
+                )
+            else:
+                folder._check_same(identity)
+        path.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder._file("config.yaml")) as temporary:
+            temporary.write_text(to_yaml(config))
+        with atomic_path(folder._file("run.json")) as temporary:
+            temporary.write_text(json.dumps(identity, indent=1))
+        return folder
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the full-state checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def local(self) -> Path:
+        """Folder of the cameras' local labels."""
+        return self.path / "local"
+
+    @property
+    def local_labels(self) -> Path:
+        """The local labels of all cameras, once stage 1 is done."""
+        return self.path / "local_labels.parquet"
+
+    @property
+    def model(self) -> Path:
+        """The trained model, once the run is done."""
+        return self.path / "model.pt"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the recorded epochs in order."""
+        return _read_lines(self._file("metrics.jsonl"))
+
+    def steps(self) -> list[dict[str, Any]]:
+        """Return the recorded training steps in order."""
+        return _read_lines(self._file("steps.jsonl"))
+
+    def record_epoch(self, figures: Mapping[str, Any], losses: Iterable[float]) -> None:
+        """Append an epoch's figures (with its number under `epoch`) and the losses of its steps."""
+        epoch = figures["epoch"]
+        lines = [{"epoch": epoch, "step": step, "loss": loss} for step, loss in enumerate(losses)]
+        _append(self._file("steps.jsonl"), lines)
+        _append(self._file("metrics.jsonl"), [figures])
+
+    def forget_from(self, epoch: int) -> None:
+        """Drop the records of `epoch` and later: a resumed run makes them again."""
+        for name in ("steps.jsonl", "metrics.jsonl"):
+            kept = [line for line in _read_lines(self._file(name)) if line["epoch"] < epoch]
+            with atomic_path(self._file(name)) as temporary:
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+    def _file(self, name: str) -> Path:
+        return self.path / name
+
+    def _clear(self) -> None:
+        for name in _OWN:
+            path = self._file(name)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _check_same(self, identity: dict[str, Any]) -> None:
+        before = json.loads(self._file("run.json").read_text())
+        if before["config_hash"] != identity["config_hash"]:
+            old, new = before["config"], json.loads(json.dumps(identity["config"]))
+            changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+            shown = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed[:5])
+            raise InputError(
+                f"run.folder: {self.path} was made with another configuration ({shown}); --fresh?"
+            )
+        if before["data"] != identity["data"]:
+            raise InputError(f"data.root: the images differ from those that {self.path} was made with")
+
+
+def _append(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("a") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines()
+    # A killed run may have left half a last line; the epoch it belongs to is run again.
+    return [json.loads(line) for line in lines if line.endswith("}")]
