@@ -4,11 +4,24 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from raid import __version__
 from raid.errors import InputError
 
 EXIT_INPUT_ERROR = 2
+
+# Fields of raid.data.render.Settings, which has the defaults.
+SYNTH_OPTIONS = {
+    "seed": "of all random numbers (0)",
+    "num_identities": "people in the train and the test half together (160)",
+    "num_cameras": "cameras (6)",
+    "height": "of the images in pixels (128)",
+    "width": "of the images in pixels (64)",
+    "min_frames": "fewest images of a person at a camera (2)",
+    "max_frames": "most images of a person at a camera (4)",
+    "camera_strength": "how much the cameras differ, 0: not at all (1.0)",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +43,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse gives up on overrides that come after an option (FILE --resume a.b=c).
-    if rest and (not hasattr(options, "overrides") or any("=" not in text or text[0] == "-" for text in rest)):
+    if rest and (
+        not hasattr(options, "overrides") or any("=" not in text or text[0] == "-" for text in rest)
+    ):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides += rest
@@ -50,10 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def _add_icsr(commands: Commands) -> None:  # type: ignore[valid-type]
+def _add_icsr(commands: Commands) -> None:
     parser = commands.add_parser(
         "icsr",
         help="train with intra-camera refinement (or its baseline, refine.enabled=false)",
@@ -85,7 +100,7 @@ def _icsr(options: argparse.Namespace) -> None:
     print(icsr.summary(folder))
 
 
-def _add_config(commands: Commands) -> None:  # type: ignore[valid-type]
+def _add_config(commands: Commands) -> None:
     parser = commands.add_parser(
         "config",
         help="print every field of a method's configuration, or a resolved one",
@@ -108,14 +123,16 @@ def _config(options: argparse.Namespace) -> None:
         print(f"{field.path}: {field.type} = {field.default}\n    {field.meaning}")
 
 
-def _add_data(commands: Commands) -> None:  # type: ignore[valid-type]
+def _add_data(commands: Commands) -> None:
     parser = commands.add_parser("data", help="render the built-in set, measure it, write a manifest")
     data = parser.add_subparsers(title="data commands", required=True, metavar="COMMAND")
 
     synth = data.add_parser("synth", help="render people as JPEG files in Market-1501's layout")
     synth.add_argument("out", type=Path, metavar="FOLDER")
-    synth.add_argument("--seed", type=int, default=0)
-    synth.add_argument("--demo", action="store_true", help="the small set of `make demo`")
+    for option, meaning in SYNTH_OPTIONS.items():
+        kind = float if option == "camera_strength" else int
+        flag = f"--{option.replace('_', '-')}"
+        synth.add_argument(flag, type=kind, metavar="N", default=argparse.SUPPRESS, help=meaning)
     synth.set_defaults(run=_synth)
 
     measure = data.add_parser("synth-check", help="print how hard a rendered set is: three figures")
@@ -129,9 +146,10 @@ def _add_data(commands: Commands) -> None:  # type: ignore[valid-type]
 
 
 def _synth(options: argparse.Namespace) -> None:
-    from raid.data.render import DEFAULT_SET, DEMO_SET, write_market1501
+    from raid.data.render import Settings, write_market1501
 
-    write_market1501(options.out, DEMO_SET if options.demo else DEFAULT_SET, seed=options.seed)
+    given = {name: value for name, value in vars(options).items() if name in SYNTH_OPTIONS}
+    write_market1501(options.out, Settings(**given))
     print(options.out)
 
 
@@ -154,12 +172,12 @@ def _prepare(options: argparse.Namespace) -> None:
     print(f"{options.out}: {len(samples)} images, splits {', '.join(samples.splits)}")
 
 
-def _add_demo(commands: Commands) -> None:  # type: ignore[valid-type]
+def _add_demo(commands: Commands) -> None:
     parser = commands.add_parser(
         "demo", help="train the baseline and ICSR on rendered people and compare them (about 6 minutes)"
     )
     _add_configuration(parser)
-    parser.add_argument("--seeds", type=int, default=1, help="training seeds 1..N: mean, deviation, differences")
+    parser.add_argument("--seeds", type=int, default=1, help="train with so many seeds and compare them")
     parser.set_defaults(run=_demo)
 
 

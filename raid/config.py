@@ -246,7 +246,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    text: str = yaml.safe_dump(_plain(value), default_flow_style=True)
+    text = str(yaml.safe_dump(_plain(value), default_flow_style=True))
     return text.strip().removesuffix("\n...").strip()
 
 

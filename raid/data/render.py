@@ -64,11 +64,11 @@ class Settings:
         occlusion_share: share of the tracks in which something hides part of the person.
     """
 
-    seed: int
-    num_identities: int
-    num_cameras: int
-    height: int
-    width: int
+    seed: int = 0
+    num_identities: int = 160
+    num_cameras: int = 6
+    height: int = 128
+    width: int = 64
     min_frames: int = 2
     max_frames: int = 4
     camera_strength: float = 1.0
@@ -87,34 +87,14 @@ class Shot:
     number: int
 
 
-def write_market1501(
-    out: Path,
-    *,
-    seed: int,
-    num_identities: int = 160,
-    num_cameras: int = 6,
-    height: int = 128,
-    width: int = 64,
-    min_frames: int = 2,
-    max_frames: int = 4,
-    camera_strength: float = 1.0,
-    lookalike_share: float = 0.2,
-    distractor_share: float = 1.0,
-    junk_share: float = 0.5,
-    occlusion_share: float = 0.15,
-) -> None:
+def write_market1501(out: Path, settings: Settings) -> None:
     """Write a data set in Market-1501's layout to the folder `out`: as a whole, or not at all.
 
-    A folder that already holds the same settings is left as it is. The arguments are explained at
-    `Settings`; the same ones give the same bytes.
+    A folder that already holds the same settings is left as it is; the same settings give the same bytes.
 
     Raises:
         InputError: a setting is out of range, or `out` holds something else.
     """
-    settings = Settings(
-        seed, num_identities, num_cameras, height, width, min_frames, max_frames,
-        camera_strength, lookalike_share, distractor_share, junk_share, occlusion_share,
-    )  # fmt: skip
     _validate(settings)
     if _already_written(out, settings):
         return

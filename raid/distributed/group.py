@@ -107,7 +107,7 @@ class Group:
         Buffers are left alone: DDP's own broadcast would overwrite every worker's running statistics
         with worker 0's at the next forward.
         """
-        return model if self.size == 1 else DistributedDataParallel(model, broadcast_buffers=False)
+        return model if self.size == 1 else DistributedDataParallel(model, forward_sync_buffers=False)
 
     def assert_lockstep(self, values: Tensor) -> None:
         """Fail when the workers hold different `values`, bit for bit."""

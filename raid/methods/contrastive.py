@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from raid.data.augment import Augmentation, augment, draw
@@ -15,13 +16,15 @@ from raid.data.sampler import camera_aware_batches
 from raid.data.streams import AUGMENTATION, SAMPLING, stream
 from raid.distributed.exact import backward_by_groups
 from raid.distributed.group import Group
+from raid.errors import InputError
 from raid.extract import extract
 from raid.losses.cluster_nce import ClusterMemory, cluster_centroids, cluster_nce
-from raid.methods.sections import Augment, Model, Numerics, Optimizer, Sampler
+from raid.methods.sections import Augment, Model, Neighbors, Numerics, Optimizer, Run, Sampler
 from raid.models import backbone
 from raid.models.backbone import Backbone
 from raid.models.batch_norm import norm_factory, pending_statistics, update_running_statistics
 from raid.models.weights import load_weights
+from raid.ops.jaccard import jaccard_similarity
 
 Ints = NDArray[np.int64]
 
@@ -87,6 +90,28 @@ def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+def check_devices(run: Run) -> None:
+    """Compare the workers of a run with this machine's GPUs.
+
+    Raises:
+        InputError: there are too few.
+    """
+    if device_of(run.device).type != "cuda":
+        return
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if run.workers > found:
+        raise InputError(
+            f"run.workers: {run.workers} workers want a GPU each, and this machine has {found}; "
+            "ask for fewer workers, or for run.device=cpu"
+        )
+
+
+def similarity_of(features: NDArray[np.float32], neighbors: Neighbors) -> csr_array:
+    """Return the Jaccard similarity (N, N) that is clustered; neighbourhoods end at N."""
+    k1, k2 = (min(k, len(features)) for k in (neighbors.k1, neighbors.k2))
+    return jaccard_similarity(features, k1=k1, k2=k2)
 
 
 class Encoder:

@@ -18,6 +18,7 @@ Raises InputError for what the user can mend: see `run`.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ import torch
 from raid.distributed.fanout import FanOut, InProcess, Processes
 from raid.distributed.launch import run_workers
 from raid.errors import InputError
-from raid.methods.contrastive import device_of, starting_weights
+from raid.methods.contrastive import check_devices, device_of, starting_weights
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs, open_inputs
 from raid.methods.inter_camera import InterCameraJob, inter_camera
@@ -60,12 +61,34 @@ def run(config: IcsrConfig, *, resume: bool = False, fresh: bool = False) -> Run
     return folder
 
 
+def summary(folder: RunFolder) -> str:
+    """Return what came of a run: its figures, and where its model is."""
+    epochs = folder.metrics()
+    lines = [f"model       {folder.model}"]
+    evaluated = [epoch for epoch in epochs if "eval/mAP" in epoch]
+    if evaluated:
+        best = max(evaluated, key=lambda epoch: float(epoch["eval/mAP"]))
+        lines += [
+            f"last epoch  {_figures(evaluated[-1])}",
+            f"best epoch  {_figures(best)} (known by looking at the test set: not the result)",
+        ]
+    return "\n".join(lines)
+
+
+def _figures(epoch: dict[str, Any]) -> str:
+    shares = {name: epoch[f"eval/{name}"] for name in ("mAP", "rank1", "rank5", "rank10", "mINP")}
+    return f"{epoch['epoch'] + 1}: " + ", ".join(
+        f"{name} {100 * share:.1f}" for name, share in shares.items()
+    )
+
+
 def check(config: IcsrConfig, inputs: Inputs) -> None:
     """Compare the configuration with the images; warn of what is adjusted.
 
     Raises:
         InputError: a combination that cannot work.
     """
+    check_devices(config.run)
     train = inputs.train
     if config.inter.num_clusters > len(train):
         raise InputError(

@@ -22,12 +22,11 @@ from raid.evaluate import RetrievalSet
 from raid.files import atomic_path
 from raid.health import alarms, cluster_health, label_quality
 from raid.losses.cluster_nce import ClusterMemory
-from raid.methods.contrastive import Encoder, device_of
+from raid.methods.contrastive import Encoder, device_of, similarity_of
 from raid.methods.icsr_config import IcsrConfig, Refine
 from raid.methods.inputs import Inputs
 from raid.ops.centrality import harmonic_centrality
 from raid.ops.cluster import agglomerative
-from raid.ops.jaccard import jaccard_similarity
 from raid.ops.modules import infomap_modules
 from raid.ops.refine import refine_labels
 from raid.ops.schedule import discard_probability
@@ -172,13 +171,13 @@ def assign_labels(
         previous_labels: (N,) global labels of the epoch before, for the churn.
     """
     cameras = train.cameras if train.has_cameras else None
-    k1 = min(config.neighbors.k1, len(features))
-    similarity = jaccard_similarity(features, k1=k1, k2=min(config.neighbors.k2, k1))
+    similarity = similarity_of(features, config.neighbors)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         global_labels = agglomerative(similarity, num_clusters=config.inter.num_clusters)
     notes = [str(warning.message) for warning in caught]
-    refined, figures = global_labels, {}
+    refined = global_labels
+    figures: Figures = {}
     if config.refine.enabled:
         assert cameras is not None
         assert local_labels is not None

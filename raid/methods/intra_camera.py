@@ -20,12 +20,11 @@ from raid.data.samples import Samples
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.files import atomic_path
-from raid.methods.contrastive import Encoder, device_of
+from raid.methods.contrastive import Encoder, device_of, similarity_of
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs
 from raid.ops import quality
 from raid.ops.cluster import agglomerative
-from raid.ops.jaccard import jaccard_similarity
 from raid.run_folder import RunFolder
 
 Ints = NDArray[np.int64]
@@ -95,7 +94,7 @@ def train_camera(camera: int, job: CameraJob) -> CameraResult:
     encoder = Encoder(config.training, job.weights, Group.solo(), device_of(config.run.device))
     for epoch in range(config.intra.epochs):
         features = encoder.extract(images)
-        similarity = jaccard_similarity(features.numpy().astype(np.float32), **_clipped(config, len(images)))
+        similarity = similarity_of(features.numpy().astype(np.float32), config.neighbors)
         labels = agglomerative(similarity, num_clusters=num_clusters)
         silhouette = quality.silhouette(similarity, labels)
         if config.intra.select == "last" or silhouette > best.silhouette:
@@ -109,10 +108,6 @@ def train_camera(camera: int, job: CameraJob) -> CameraResult:
         ):
             pass
     return best
-
-
-def _clipped(config: IcsrConfig, count: int) -> dict[str, int]:
-    return {"k1": min(config.neighbors.k1, count), "k2": min(config.neighbors.k2, count)}
 
 
 def _camera_file(folder: RunFolder, camera: int) -> Path:

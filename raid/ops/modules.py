@@ -47,7 +47,8 @@ def infomap_modules(
                 network.add_link(node, int(neighbor), float(weight))
     network.run()
     modules = np.full(len(features), -1, dtype=np.int64)
-    for node, module in network.get_modules().items():
+    found: dict[int, int] = network.get_modules()
+    for node, module in found.items():
         modules[node] = module
     small = np.bincount(modules[modules >= 0], minlength=1) < min_size
     modules[(modules >= 0) & small[modules]] = -1

@@ -22,7 +22,7 @@ FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     out = tmp_path_factory.mktemp("render") / "small"
-    write_market1501(out, **SMALL)
+    write_market1501(out, Settings(**SMALL))
     return out
 
 
@@ -41,12 +41,12 @@ def images_by_identity(root: Path, folder: str) -> dict[int, list[int]]:
 
 
 def test_same_settings_give_the_same_bytes(small, tmp_path):
-    write_market1501(tmp_path / "again", **SMALL)
+    write_market1501(tmp_path / "again", Settings(**SMALL))
     assert contents(tmp_path / "again") == contents(small)
 
 
 def test_another_seed_gives_other_bytes(small, tmp_path):
-    write_market1501(tmp_path / "other", **{**SMALL, "seed": 4})
+    write_market1501(tmp_path / "other", Settings(**{**SMALL, "seed": 4}))
     first, second = set(contents(small).values()), set(contents(tmp_path / "other").values())
     assert not first & second
 
@@ -155,16 +155,16 @@ def test_a_backpack_shows_from_behind_and_a_logo_from_the_front():
 
 def test_a_folder_with_the_same_settings_is_left_alone(small):
     before = {file: file.stat().st_mtime_ns for file in small.rglob("*")}
-    write_market1501(small, **SMALL)
+    write_market1501(small, Settings(**SMALL))
     assert {file: file.stat().st_mtime_ns for file in small.rglob("*")} == before
 
 
 def test_a_folder_with_other_settings_or_contents_is_refused(small, tmp_path):
     with pytest.raises(InputError, match="other settings"):
-        write_market1501(small, **{**SMALL, "seed": 9})
+        write_market1501(small, Settings(**{**SMALL, "seed": 9}))
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(InputError, match="no rendered data set"):
-        write_market1501(tmp_path, **SMALL)
+        write_market1501(tmp_path, Settings(**SMALL))
     assert (tmp_path / "mine.txt").read_text() == "precious"
 
 
@@ -174,7 +174,7 @@ def test_nothing_is_left_behind_when_rendering_fails(tmp_path, monkeypatch):
 
     monkeypatch.setattr(render.World, "render", fail)
     with pytest.raises(RuntimeError, match="out of paint"):
-        write_market1501(tmp_path / "set", **SMALL)
+        write_market1501(tmp_path / "set", Settings(**SMALL))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -191,5 +191,5 @@ def test_the_settings_are_kept_beside_the_images(small):
 )  # fmt: skip
 def test_settings_out_of_range_are_refused_by_name(tmp_path, name, value):
     with pytest.raises(InputError, match=name):
-        write_market1501(tmp_path / "set", **{**SMALL, name: value})
+        write_market1501(tmp_path / "set", Settings(**{**SMALL, name: value}))
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from raid.data.render import write_market1501
+from raid.data.render import Settings, write_market1501
 from raid.data.synthetic import features, nearest_others
 from raid.data.synthetic_check import check, histogram_mAP, hsv_histogram, read, same_camera_share
 from raid.errors import InputError
@@ -126,9 +126,10 @@ def test_same_camera_share_counts_nearest_others():
 def test_histograms_match_better_without_camera_effects(tmp_path):
     def score(strength):
         root = tmp_path / str(strength)
-        write_market1501(
-            root, seed=1, num_identities=40, num_cameras=4, height=64, width=32, camera_strength=strength
+        settings = Settings(
+            seed=1, num_identities=40, num_cameras=4, height=64, width=32, camera_strength=strength
         )
+        write_market1501(root, settings)
         return histogram_mAP(read(root))
 
     assert score(0.0) > score(3.0) + 0.05
@@ -136,7 +137,7 @@ def test_histograms_match_better_without_camera_effects(tmp_path):
 
 @pytest.mark.timeout(900)
 def test_default_set_is_as_hard_as_real_pictures_and_can_be_learnt(tmp_path):
-    write_market1501(tmp_path / "set", seed=0)
+    write_market1501(tmp_path / "set", Settings())
     figures = check(tmp_path / "set")
     assert 0.03 <= figures.histogram_mAP <= 0.15
     assert figures.untrained_same_camera >= 0.75
