@@ -242,7 +242,8 @@ def _type_name(annotation: Any) -> str:
         return f"{origin.__name__}[{inner}]"
     if annotation is type(None):
         return "none"
-    return {"str": "text", "Path": "path"}.get(annotation.__name__, annotation.__name__)
+    name = str(annotation.__name__)
+    return {"str": "text", "Path": "path"}.get(name, name)
 
 
 def _text(value: Any) -> str:

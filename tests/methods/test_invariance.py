@@ -1,0 +1,174 @@
+"""The result does not depend on the number of workers (design.md section 3, invariance.md)."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import workers
+from torch import Tensor
+
+from raid.distributed import checkpoint
+from raid.distributed.group import Group
+from raid.distributed.launch import run_workers
+from raid.methods.contrastive import starting_weights
+from raid.methods.icsr_config import IcsrConfig
+from raid.methods.inputs import Inputs, open_inputs
+from raid.methods.inter_camera import InterCameraJob
+from raid.run_folder import RunFolder
+
+SIZES = (1, 2, 4)
+TOLERANCE = {"losses": 1e-10, "gradient": 1e-10, "statistics": 1e-9, "parameters": 1e-9, "memory": 1e-9}
+MODES = {
+    "ghost": {},
+    "sync": {"model__batch_norm": "sync"},
+    "batched float32": {"numerics__dtype": "float32"},
+    "exact float32": {"numerics__dtype": "float32", "numerics__reproducible": "exact"},
+}
+RUN_MODES = ("ghost", "exact float32")
+Found = dict[str, dict[str, Tensor]]
+
+
+def run_job(config: IcsrConfig, inputs: Inputs, folder: Path) -> InterCameraJob:
+    # Stage 1 does not know the workers; any local labels do.
+    local_labels = np.arange(len(inputs.train)) // 2
+    return InterCameraJob(
+        config,
+        inputs,
+        starting_weights(config.training),
+        local_labels,
+        RunFolder.open(folder, config, inputs.fingerprint, resume=False, fresh=False),
+    )
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run every mode on 1, 2 and 4 workers, the faults on 2; one start of the workers each."""
+    out = tmp_path_factory.mktemp("invariance")
+    root = tiny.write_images(out / "images")
+    configs = {name: tiny.config(root, out, **overrides) for name, overrides in MODES.items()}
+    inputs = open_inputs(configs["ghost"].data)
+    steps = {
+        name: workers.StepsJob(
+            config.training,
+            starting_weights(config.training),
+            inputs.train_images,
+            inputs.train.identities // 2,
+            inputs.train.cameras,
+        )
+        for name, config in configs.items()
+    }
+    for size in SIZES:
+        runs = [run_job(configs[name], inputs, out / f"{name} {size}") for name in RUN_MODES]
+        job = workers.Job(steps, faults=size == 2, runs=runs, out=out)
+        run_workers(workers.work, size, 1, job)
+    return out
+
+
+def found(out: Path, rank: int, size: int) -> Found:
+    return torch.load(out / f"worker_{rank}_of_{size}.pt", weights_only=True)
+
+
+def difference(ours: Tensor, reference: Tensor) -> float:
+    """Largest difference, relative to the reference's largest entry (its norm, for a gradient)."""
+    return float((ours - reference).abs().max() / reference.abs().max())
+
+
+def differences(ours: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, float]:
+    return {key: difference(ours[key], reference[key]) for key in TOLERANCE}
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("mode", ["ghost", "sync"])
+def test_float64_training_is_the_same_on_any_number_of_workers(out, mode, size):
+    apart = differences(found(out, 0, size)[mode], found(out, 0, 1)[mode])
+    assert all(apart[key] <= TOLERANCE[key] for key in TOLERANCE), apart
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("mode", MODES)
+def test_workers_are_in_lockstep_bit_for_bit(out, mode, size):
+    first = found(out, 0, size)[mode]
+    for rank in range(1, size):
+        other = found(out, rank, size)[mode]
+        for key in ("losses", "parameters", "statistics", "memory", "features"):
+            assert torch.equal(first[key], other[key]), (rank, key)
+
+
+@pytest.mark.parametrize(
+    ("fault", "caught_by"),
+    [
+        ("local batch norm", "gradient"),
+        ("SummedGradients", "gradient"),
+        ("MemoryFromOwnRows", "memory"),
+        ("StatisticsOfFirstWorker", "statistics"),
+    ],
+)
+def test_planted_faults_are_caught(out, fault, caught_by):
+    apart = differences(found(out, 0, 2)[fault], found(out, 0, 1)["ghost"])
+    # Far outside the tolerance: the check does not pass by a hair what it should catch.
+    assert apart[caught_by] > 1e4 * TOLERANCE[caught_by], apart
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_exact_float32_training_is_equal_bit_for_bit(out, size):
+    ours, reference = found(out, 0, size)["exact float32"], found(out, 0, 1)["exact float32"]
+    for key, value in reference.items():
+        assert torch.equal(ours[key], value), key
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_batched_float32_training_starts_the_same(out, size):
+    ours, reference = found(out, 0, size)["batched float32"], found(out, 0, 1)["batched float32"]
+    assert difference(ours["losses"][:1], reference["losses"][:1]) <= 1e-5
+    norm = (ours["gradient"] - reference["gradient"]).norm() / reference["gradient"].norm()
+    assert float(norm) <= 1e-2
+
+
+def state(out: Path, mode: str, size: int) -> dict[str, Any]:
+    path = checkpoint.latest(out / f"{mode} {size}" / "checkpoints")
+    assert path is not None
+    return checkpoint.load(path)
+
+
+def losses(out: Path, mode: str, size: int) -> np.ndarray:
+    return np.array([step["loss"] for step in RunFolder(out / f"{mode} {size}").steps()])
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_two_epochs_with_clustering_give_the_same_labels_and_losses(out, size):
+    assert torch.equal(state(out, "ghost", size)["global_labels"], state(out, "ghost", 1)["global_labels"])
+    np.testing.assert_allclose(losses(out, "ghost", size), losses(out, "ghost", 1), rtol=1e-10)
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_exact_run_with_clustering_and_evaluation_is_equal_bit_for_bit(out, size):
+    assert losses(out, "exact float32", size).tolist() == losses(out, "exact float32", 1).tolist()
+    ours, reference = state(out, "exact float32", size)["model"], state(out, "exact float32", 1)["model"]
+    assert all(torch.equal(ours[key], reference[key]) for key in reference)
+    timeless = [
+        [{k: v for k, v in epoch.items() if "time/" not in k} for epoch in RunFolder(path).metrics()]
+        for path in (out / f"exact float32 {size}", out / "exact float32 1")
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_exact_agrees_with_the_batched_way_in_float64(out, tmp_path):
+    root = tiny.write_images(tmp_path / "images")
+    config = tiny.config(root, tmp_path)
+    inputs = open_inputs(config.data)
+    job = workers.StepsJob(
+        config.training,
+        starting_weights(config.training),
+        inputs.train_images,
+        inputs.train.identities // 2,
+        inputs.train.cameras,
+    )
+    exact = replace(config.training, numerics=replace(config.numerics, reproducible="exact"))
+    apart = differences(
+        workers.train(Group.solo(), replace(job, settings=exact)), workers.train(Group.solo(), job)
+    )
+    assert all(apart[key] <= TOLERANCE[key] for key in TOLERANCE), apart

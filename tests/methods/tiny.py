@@ -1,0 +1,69 @@
+"""A set of small lossless images and a configuration to train on it in seconds, shared by the tests here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from raid.config import load
+from raid.data.streams import stream
+from raid.methods.icsr_config import IcsrConfig
+
+HEIGHT, WIDTH = 32, 16
+PATTERN = r"(?P<split>train|query|gallery)/(?P<identity>\d+)_c(?P<camera>\d+)_"
+
+
+def write_images(root: Path, *, num_identities: int = 10, num_cameras: int = 3, frames: int = 3) -> Path:
+    """Write PNG files (no decoder can read them differently) of blocks of colour that make an identity."""
+    for split in ("train", "query", "gallery"):
+        (root / split).mkdir(parents=True)
+    for identity in range(num_identities):
+        for camera in range(num_cameras):
+            for frame in range(frames):
+                pixels = _pixels(identity, camera, frame)
+                split = "train" if identity % 2 == 0 else ("query" if frame == 0 else "gallery")
+                Image.fromarray(pixels).save(root / split / f"{identity:04d}_c{camera + 1}_{frame}.png")
+    return root
+
+
+def _pixels(identity: int, camera: int, frame: int) -> NDArray[np.uint8]:
+    clothes = stream(1, identity).uniform(40, 215, (4, 2, 3))
+    tint = stream(2, camera).uniform(0.75, 1.25, 3)
+    noise = stream(3, identity, camera, frame).normal(0.0, 12.0, (HEIGHT, WIDTH, 3))
+    blocks = clothes.repeat(HEIGHT // 4, axis=0).repeat(WIDTH // 2, axis=1)
+    return (blocks * tint + noise).clip(0, 255).astype(np.uint8)
+
+
+def config(root: Path, folder: Path, **overrides: Any) -> IcsrConfig:
+    """Return the configuration of a run of seconds; overrides are written `section__field=value`."""
+    values: Mapping[str, Any] = {
+        "data.layout": "folder",
+        "data.pattern": PATTERN,
+        "data.root": str(root),
+        "data.height": HEIGHT,
+        "data.width": WIDTH,
+        "data.cache_folder": str(root / "cache"),
+        "model.backbone": "resnet18",
+        "model.weights": "none",
+        "model.ghost_size": 4,
+        "augment.pad": 2,
+        "sampler.identities": 4,
+        "sampler.instances": 4,
+        "neighbors.k1": 8,
+        "neighbors.k2": 3,
+        "intra.epochs": 2,
+        "intra.steps": 2,
+        "intra.num_clusters": 6,
+        "inter.epochs": 2,
+        "inter.steps": 3,
+        "inter.num_clusters": 8,
+        "refine.num_neighbors": 5,
+        "numerics.dtype": "float64",
+        "run.folder": str(folder),
+        "run.device": "cpu",
+    }
+    given = {name.replace("__", "."): value for name, value in overrides.items()}
+    return load(IcsrConfig, overrides={**values, **given})
