@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from raid.errors import InputError
-from raid.files import atomic_path
+from raid.files import atomic_path, read_tensors
 
 FORMAT = 1
 _NAME = re.compile(r"epoch_(\d+)_step_(\d+)\.pt")
@@ -32,11 +32,17 @@ def save(folder: Path, state: State, *, epoch: int, step: int, keep: int) -> Pat
         keep: older ones are deleted once the new one is on disk.
     """
     path = folder / f"epoch_{epoch:05d}_step_{step:07d}.pt"
-    with atomic_path(path) as temporary:
-        torch.save({**state, "format": FORMAT, "epoch": epoch, "step": step}, temporary)
+    write_tensors(path, {**state, "format": FORMAT, "epoch": epoch, "step": step})
     for old in _all(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return path
+
+
+def write_tensors(path: Path, content: State) -> None:
+    """Write `content` to one file; the same content gives the same bytes."""
+    # Through a handle: given a path, torch puts its (temporary) name into the file.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def latest(folder: Path) -> Path | None:
@@ -50,11 +56,7 @@ def load(path: Path) -> State:
     Raises:
         InputError: the file is no checkpoint of this format.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path}: not a checkpoint of raid: {reason}") from error
+    state = read_tensors(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path}: not a checkpoint of raid's format {FORMAT}")
     return state

@@ -101,6 +101,8 @@ def check_devices(run: Run) -> None:
     if device_of(run.device).type != "cuda":
         return
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found == 0:
+        raise InputError("run.device: cuda, and torch finds no GPU on this machine; ask for cpu or auto")
     if run.workers > found:
         raise InputError(
             f"run.workers: {run.workers} workers want a GPU each, and this machine has {found}; "
@@ -133,8 +135,12 @@ class Encoder:
         )
 
     def extract(self, images: Images) -> Tensor:
-        """Return the features of all `images`, on the CPU of every worker: (N, D) unit rows."""
-        return extract(
+        """Return the features of all `images`, on the CPU of every worker: (N, D) unit rows.
+
+        Raises:
+            InputError: the training has diverged.
+        """
+        features = extract(
             self.model,
             images,
             group=self.group,
@@ -143,6 +149,13 @@ class Encoder:
             device=self.device,
             dtype=self.settings.dtype,
         )
+        # A ranking of such features would be a figure like any other, or better.
+        if not bool(torch.isfinite(features).all()):
+            raise InputError(
+                "optimizer.learning_rate: the training has diverged, its features are not finite; "
+                "lower it, or raise temperature"
+            )
+        return features
 
     def memory(self, features: Tensor, labels: Ints, momentum: float) -> ClusterMemory:
         """Return the memory of the clusters' mean features; `labels` (N,) are 0..K-1, -1 = left out."""

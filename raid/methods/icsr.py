@@ -18,17 +18,19 @@ Raises InputError for what the user can mend: see `run`.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 
+from raid.data.samples import Samples
 from raid.distributed.fanout import FanOut, InProcess, Processes
 from raid.distributed.launch import run_workers
 from raid.errors import InputError
 from raid.methods.contrastive import check_devices, device_of, starting_weights
 from raid.methods.icsr_config import IcsrConfig
-from raid.methods.inputs import Inputs, open_inputs
+from raid.methods.inputs import Inputs, camera_name, open_inputs
 from raid.methods.inter_camera import InterCameraJob, inter_camera
 from raid.methods.intra_camera import intra_camera
 from raid.run_folder import RunFolder
@@ -95,24 +97,43 @@ def check(config: IcsrConfig, inputs: Inputs) -> None:
             f"inter.num_clusters: {config.inter.num_clusters} clusters of {len(train)} training images; "
             "ask for fewer"
         )
+    if config.inter.num_clusters == len(train) and config.sampler.singletons == "skip":
+        raise InputError(
+            f"inter.num_clusters: {len(train)} clusters of as many images, and sampler.singletons=skip draws "
+            "none of one image; ask for fewer"
+        )
     _warn_of_clipping("neighbors.k1", config.neighbors.k1, len(train), "the training set")
-    if not config.refine.enabled:
-        return
+    if config.refine.enabled:
+        _check_refinement(config, train)
+
+
+def _check_refinement(config: IcsrConfig, train: Samples) -> None:
+    if config.refine.referee == "infomap_last" and find_spec("infomap") is None:
+        raise InputError(
+            "refine.referee: infomap_last needs the package infomap: pip install 'raid[infomap]', "
+            "or choose another referee"
+        )
     if not train.has_cameras:
         raise InputError(
-            "data: some training images have no camera, and ICSR trains one encoder a camera; "
+            "data.root: some training images have no camera, and ICSR trains one encoder a camera; "
             "give the cameras, or train the baseline with refine.enabled=false"
         )
     for camera, count in zip(*np.unique(train.cameras, return_counts=True), strict=True):
-        if config.intra.clusters_of(count) > count:
+        name, clusters = camera_name(train, camera), config.intra.clusters_of(count)
+        if clusters > count:
             raise InputError(
-                f"intra.num_clusters: {config.intra.num_clusters} clusters of the {count} images of "
-                f"camera {camera}; ask for fewer, or for a share such as n//5"
+                f"intra.num_clusters: {clusters} clusters of the {count} images of camera {name}; "
+                "ask for fewer, or for a share such as n//5"
             )
         if count == 1:
-            logger.warning("camera %d has one image: it is a local cluster by itself", camera)
+            logger.warning("camera %s has one image: it is a local cluster by itself", name)
+        elif clusters == count and config.sampler.singletons == "skip":
+            raise InputError(
+                f"intra.num_clusters: {clusters} clusters of as many images of camera {name}, and "
+                "sampler.singletons=skip draws none of one image; ask for fewer"
+            )
         else:
-            _warn_of_clipping("neighbors.k1", config.neighbors.k1, count, f"camera {camera}")
+            _warn_of_clipping("neighbors.k1", config.neighbors.k1, count, f"camera {name}")
 
 
 def _warn_of_clipping(field: str, value: int, count: int, what: str) -> None:

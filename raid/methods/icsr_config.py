@@ -94,7 +94,7 @@ class IcsrConfig(Schema):
         Literal["default", "paper", "as_released"],
         "reading of the paper: the default, the paper's text to the letter, or the authors' release",
     ] = "default"
-    seed: Annotated[int, Field(ge=0), "of everything random"] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63), "of everything random"] = 1
     data: Data = Data()
     model: Model = Model()
     augment: Augment = Augment()
@@ -152,6 +152,9 @@ class IcsrConfig(Schema):
                     "run.workers",
                     f"{workers} workers cannot share the {parts} {what} of a batch evenly; can: {legal}",
                 )
+        normed = batch // workers if self.model.batch_norm == "local" else batch
+        if not grouped and normed < 2:
+            yield "model.batch_norm", "a batch norm over one image has no variance: use a larger batch"
         if self.numerics.reproducible == "exact" and not grouped:
             yield "numerics.reproducible", "exact needs model.batch_norm=ghost"
         if self.refine.start < self.refine.end:

@@ -54,7 +54,29 @@ def open_inputs(data: Data) -> Inputs:
     retrieval = None
     if {"query", "gallery"} <= set(samples.splits):
         retrieval = RetrievalSet(*_open(samples, "query", data), *_open(samples, "gallery", data))
+        _check_matches(retrieval.query, retrieval.gallery, data)
     return Inputs(train, train_images, retrieval, samples.fingerprint())
+
+
+def camera_name(samples: Samples, camera: int) -> str:
+    """Return what the set calls `camera` (0-based): in Market-1501's layout, one more."""
+    names = samples.camera_names
+    return names[camera] if camera < len(names) else str(camera)
+
+
+def _check_matches(query: Samples, gallery: Samples, data: Data) -> None:
+    """Find out before the training that there will be something to evaluate."""
+    with_cameras = query.has_cameras and gallery.has_cameras
+    seen: dict[int, set[int]] = {}
+    for identity, camera in zip(gallery.identities.tolist(), gallery.cameras.tolist(), strict=True):
+        seen.setdefault(identity, set()).add(camera)
+    for identity, camera in zip(query.identities.tolist(), query.cameras.tolist(), strict=True):
+        if identity != -1 and seen.get(identity, set()) - ({camera} if with_cameras else set()):
+            return
+    raise InputError(
+        f"data.root: {data.root}: no query has its identity in the gallery (at another camera); "
+        "give identities, or a set of training images alone"
+    )
 
 
 def _open(samples: Samples, split: str, data: Data) -> tuple[Samples, Images]:

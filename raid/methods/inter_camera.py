@@ -19,7 +19,6 @@ from raid.data.samples import Samples, relabel
 from raid.distributed import checkpoint
 from raid.distributed.group import Group
 from raid.evaluate import RetrievalSet
-from raid.files import atomic_path
 from raid.health import alarms, cluster_health, label_quality
 from raid.losses.cluster_nce import ClusterMemory
 from raid.methods.contrastive import Encoder, device_of, similarity_of
@@ -87,8 +86,8 @@ def inter_camera(group: Group, job: InterCameraJob) -> None:
         progress = Progress(progress.epoch + 1, global_labels=progress.global_labels)
         _save(encoder, job, progress)
     if group.is_first:
-        with atomic_path(job.folder.model) as temporary:
-            torch.save({"model": encoder.model.state_dict(), "config": to_yaml(config)}, temporary)
+        content = {"model": encoder.model.state_dict(), "config": to_yaml(config)}
+        checkpoint.write_tensors(job.folder.model, content)
 
 
 def _cluster(encoder: Encoder, job: InterCameraJob, progress: Progress) -> None:
@@ -260,6 +259,8 @@ def _resumed(encoder: Encoder, job: InterCameraJob) -> Progress:
     path = checkpoint.latest(job.folder.checkpoints)
     encoder.group.barrier()  # all have looked before anybody writes a newer one
     if path is None:
+        if encoder.group.is_first:
+            job.folder.forget_from(0)
         return Progress()
     state = checkpoint.load(path)
     encoder.model.load_state_dict(state["model"])

@@ -22,7 +22,7 @@ from raid.distributed.group import Group
 from raid.files import atomic_path
 from raid.methods.contrastive import Encoder, device_of, similarity_of
 from raid.methods.icsr_config import IcsrConfig
-from raid.methods.inputs import Inputs
+from raid.methods.inputs import Inputs, camera_name
 from raid.ops import quality
 from raid.ops.cluster import agglomerative
 from raid.run_folder import RunFolder
@@ -59,12 +59,12 @@ def intra_camera(
         table = pa.table({"local_label": result.labels})
         _write_table(table, _camera_file(folder, camera))
         logger.info(
-            "camera %d: %d images, %d local clusters, silhouette %.3f (epoch %d of %d)",
-            camera,
+            "camera %s: %d images, %d local clusters, silhouette %.3f (epoch %d of %d)",
+            camera_name(inputs.train, camera),
             len(result.labels),
             result.labels.max() + 1,
             result.silhouette,
-            result.epoch,
+            result.epoch + 1,
             config.intra.epochs,
         )
     labels = np.full(len(cameras), -1, dtype=np.int64)

@@ -43,7 +43,7 @@ class Data(Schema):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what cannot be read."""
         if self.root is None:
-            yield "root", "is required: the folder (or file) that holds the images, data.root=PATH"
+            yield "root", "is required: the folder of the images, or the file that lists them"
         if self.layout == "folder" and self.pattern is None:
             yield "pattern", r"is required by layout folder, for example (?P<identity>\d+)_c(?P<camera>\d+)"
         if self.layout != "folder" and (self.pattern is not None or self.splits is not None):

@@ -1,0 +1,108 @@
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+
+from raid.config import Schema, config_hash, describe, flatten, load
+from raid.errors import InputError
+from raid.methods.icsr_config import IcsrConfig, IntraCamera
+
+DATA = {"data.root": "images"}  # all that a run needs to be told
+# Written out, not read from NOT_IN_HASH: a field that leaves the hash must be put here as well.
+NOT_IN_HASH = {
+    *("run.folder", "run.workers", "run.device", "run.checkpoint_steps", "run.keep_checkpoints"),
+    *("data.root", "data.cache_folder", "data.cache_limit_gib", "evaluate.every", "evaluate.ap"),
+}
+
+
+def value_at(config: Schema, path: str) -> Any:
+    value: Any = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def with_value(section: Schema, path: str, value: Any) -> Schema:
+    name, _, below = path.partition(".")
+    return replace(section, **{name: with_value(getattr(section, name), below, value) if below else value})
+
+
+def test_a_preset_of_icsr_changes_what_it_says_and_nothing_else():
+    default = flatten(load(IcsrConfig, overrides=DATA))
+    expected = {
+        "paper": {"refine.referee": "intersection", "refine.coin": "pair", "refine.score_cutoff": None}
+        | {"intra.select": "last"},
+        "as_released": {"refine.referee": "infomap_last", "refine.coin": "pair", "refine.decay": "none"},
+    }
+    assert set(expected) == set(IcsrConfig.PRESETS)
+    for preset, changes in expected.items():
+        config = flatten(load(IcsrConfig, overrides={**DATA, "preset": preset}))
+        differing = {key: value for key, value in config.items() if value != default[key]}
+        assert differing == {"preset": preset, **changes}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path", "message"),
+    [
+        (["sampler.identities=3"], "model.ghost_size", "the batch of 12 images is not whole groups of 16"),
+        (["run.workers=3"], "run.workers", "3 workers cannot share the 4 groups of 16 .*; can: 1, 2, 4"),
+        (["model.batch_norm=sync", "run.workers=5"], "run.workers", "can: 1, 2, 4, 8, 16, 32, 64"),
+        (["model.batch_norm=local", "run.workers=64"], "model.batch_norm", "over one image"),
+        (["model.ghost_size=1"], "model.ghost_size", "over one image"),
+        (["refine.start=0.2", "refine.end=0.3"], "refine.end", "is 0.3, above refine.start=0.2"),
+        (["model.backbone=resnet50_ibn_a"], "model.weights", "no ImageNet weights for resnet50_ibn_a"),
+        (["intra.num_clusters=n/5"], "intra.num_clusters", "'n/5' is neither a number nor of the form n//5"),
+        (["intra.num_clusters=n//0"], "intra.num_clusters", "'n//0' is neither"),
+        (["data.layout=folder"], "data.pattern", "is required by layout folder"),
+        (["data.pattern=x"], "data.pattern", "belongs to layout folder alone"),
+        (["data.splits={a: train}"], "data.splits", "belongs to layout folder alone"),
+        (["temperature=.nan"], "temperature", "greater than 0"),
+        (["seed=9223372036854775808"], "seed", "less than 9223372036854775808"),
+    ],
+)
+def test_impossible_values_are_named_by_path(overrides, path, message):
+    with pytest.raises(InputError, match=rf"^{re.escape(path)}: .*{message}") as raised:
+        load(IcsrConfig, None, ["data.root=images", *overrides])
+    assert "\n" not in str(raised.value)
+
+
+def test_every_field_is_described_with_its_default_and_its_meaning():
+    described = list(describe(IcsrConfig))
+    assert [field.path for field in described] == list(flatten(IcsrConfig()))
+    defaults = flatten(IcsrConfig())
+    for field in described:
+        assert field.meaning.strip(), field.path
+        assert field.type, field.path
+        assert "Annotated" not in field.type, field.path
+        assert yaml.safe_load(field.default) == defaults[field.path], field.path
+    assert {f.path: f.type for f in described}["data.on_error"] == "fail|skip"
+
+
+def other(value: Any) -> Any:
+    """Another value; replaced in the dataclasses themselves, nobody checks whether it makes sense."""
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 1
+        case tuple():
+            return value[::-1]
+    return f"{value}x"
+
+
+def test_the_hash_follows_every_field_but_those_that_do_not_change_the_result():
+    config = IcsrConfig()
+    ignored = set()
+    for field in describe(IcsrConfig):
+        changed = with_value(config, field.path, other(value_at(config, field.path)))
+        assert flatten(changed) != flatten(config), field.path
+        if config_hash(changed) == config_hash(config):
+            ignored.add(field.path)
+    assert ignored == NOT_IN_HASH
+
+
+@pytest.mark.parametrize(("chosen", "images", "clusters"), [(7, 3, 7), ("n//5", 23, 4), ("n//5", 4, 1)])
+def test_clusters_of_a_camera(chosen, images, clusters):
+    assert IntraCamera(num_clusters=chosen).clusters_of(images) == clusters
