@@ -141,6 +141,12 @@ class IcsrConfig(Schema):
         """Yield combinations of sections that cannot work."""
         batch, ghost, workers = self.sampler.batch_size, self.model.ghost_size, self.run.workers
         grouped = self.model.batch_norm == "ghost"
+        if grouped and ghost <= self.sampler.instances:
+            yield (
+                "model.ghost_size",
+                f"a group of {ghost} images is one cluster (sampler.instances={self.sampler.instances}), and "
+                "batch norm over it removes what tells it from the others; use a multiple",
+            )
         if grouped and batch % ghost:
             yield "model.ghost_size", f"the batch of {batch} images is not whole groups of {ghost}"
         else:

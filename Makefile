@@ -1,0 +1,46 @@
+# `make demo` and `make test` install what they need into .venv first.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: help install demo demo-seeds test check format clean
+
+help:
+	@echo "make demo        train the baseline and ICSR on rendered people and compare them (about 6 minutes)"
+	@echo "make demo-seeds  the same with three seeds: mean, deviation, paired differences"
+	@echo "make test        run the tests"
+	@echo "make check       ruff (format and lint), mypy --strict, import-linter"
+	@echo "make format      format the code"
+	@echo "make install     install into .venv (the others do it when it is missing)"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))" || \
+	  { echo "raid needs Python 3.11 to 3.13: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/raid demo jobs/icsr_demo.yaml
+
+demo-seeds: $(INSTALLED)
+	$(BIN)/raid demo jobs/icsr_demo.yaml --seeds 3
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv runs
