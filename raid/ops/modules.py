@@ -45,9 +45,8 @@ def infomap_modules(
         for neighbor, weight in zip(index[node], similarity[node], strict=True):
             if neighbor != node and 1.0 - weight <= cutoff:
                 network.add_link(node, int(neighbor), float(weight))
-    network.run()
+    found: dict[int, int] = network.run().modules()
     modules = np.full(len(features), -1, dtype=np.int64)
-    found: dict[int, int] = network.get_modules()
     for node, module in found.items():
         modules[node] = module
     small = np.bincount(modules[modules >= 0], minlength=1) < min_size

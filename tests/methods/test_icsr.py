@@ -1,0 +1,223 @@
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tiny
+import torch
+
+from raid.data.samples import Samples
+from raid.distributed.fanout import InProcess, Processes
+from raid.methods import icsr, inter_camera, intra_camera
+from raid.methods.contrastive import starting_weights
+from raid.methods.inputs import Inputs, open_inputs
+from raid.methods.intra_camera import CameraJob, train_camera
+from raid.ops import quality
+from raid.ops.centrality import harmonic_centrality
+from raid.ops.cluster import agglomerative
+from raid.ops.jaccard import jaccard_similarity
+from raid.ops.refine import refine_labels
+from raid.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_images(tmp_path_factory.mktemp("icsr") / "images")
+
+
+@pytest.fixture(scope="module")
+def inputs(root: Path) -> Inputs:
+    return open_inputs(tiny.config(root, root.parent).data)
+
+
+@pytest.fixture(scope="module")
+def done(root: Path) -> RunFolder:
+    return icsr.run(tiny.config(root, root.parent / "done", inter__epochs=3, evaluate__every=2))
+
+
+def unit_rows(seed: int, count: int) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(count, 16)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_run_folder_holds_what_the_readme_promises(done, inputs):
+    assert {path.name for path in done.path.iterdir()} == {
+        "config.yaml", "run.json", "local", "local_labels.parquet", "checkpoints",
+        "steps.jsonl", "metrics.jsonl", "model.pt",
+    }  # fmt: skip
+    assert [epoch["epoch"] for epoch in done.metrics()] == [0, 1, 2]
+    assert len(done.steps()) == 3 * 3
+    table = pq.read_table(done.local_labels)
+    assert table["path"].to_pylist() == inputs.train.paths
+    assert table["camera"].to_pylist() == inputs.train.cameras.tolist()
+
+
+def test_every_epoch_records_health_and_the_due_ones_are_evaluated(done):
+    for epoch in done.metrics():
+        for key in (
+            "train/loss", "cluster/num", "cluster/outliers", "cluster/coverage", "refine/discarded",
+            "refine/discard_probability", "cluster/camera_purity", "cluster/silhouette",
+            "quality/global/nmi", "quality/global/ari", "quality/refined/bcubed_f",
+            "quality/refined_all/bcubed_f", "quality/local/pairwise_precision",
+        ):  # fmt: skip
+            assert np.isfinite(epoch[key]), key
+    assert ["cluster/churn" in epoch for epoch in done.metrics()] == [False, True, True]
+    assert ["eval/mAP" in epoch for epoch in done.metrics()] == [False, True, True]
+
+
+def test_summary_tells_the_last_epoch_and_warns_of_the_best(done):
+    text = icsr.summary(done)
+    assert "last epoch  3: mAP" in text
+    assert "not the result" in text
+    assert str(done.model) in text
+
+
+def test_losses_fall_when_there_is_something_to_learn(root, tmp_path):
+    config = tiny.config(
+        root, tmp_path / "run", inter__epochs=1, inter__steps=30, refine__enabled=False,
+        numerics__dtype="float32", augment__erase_probability=0.0, model__ghost_size=16,
+    )  # fmt: skip
+    losses = [step["loss"] for step in icsr.run(config).steps()]
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_labels_of_an_epoch_are_the_ops_in_the_papers_order(root, inputs):
+    config = tiny.config(root, root.parent, seed=7)
+    train, features = inputs.train, unit_rows(0, len(inputs.train))
+    local = np.arange(len(train)) % 3
+    made = inter_camera.assign_labels(features, train, local, config, 1, None)
+    similarity = jaccard_similarity(features, k1=8, k2=3)
+    expected = agglomerative(similarity, num_clusters=8)
+    np.testing.assert_array_equal(made.global_labels, expected)
+    refined = refine_labels(
+        expected,
+        local,
+        train.cameras,
+        harmonic_centrality(features, num_neighbors=5),
+        discard_probability=0.5 * (1 + np.cos(np.pi * 1 / (2 * 3))),
+        seed=7,
+        epoch=1,
+    )
+    assert 0 < (refined < 0).sum() < len(refined)
+    np.testing.assert_array_equal(made.labels < 0, refined < 0)
+    assert quality.ari(made.labels, refined) == pytest.approx(1.0)
+    kept = made.labels[made.labels >= 0]
+    np.testing.assert_array_equal(np.unique(kept), np.arange(kept.max() + 1))
+    assert made.figures["refine/discarded"] == pytest.approx(np.mean(refined < 0))
+
+
+def test_baseline_is_icsr_that_discards_nothing(root, inputs):
+    config = tiny.config(root, root.parent, refine__start=0.0)
+    features, local = unit_rows(0, len(inputs.train)), np.arange(len(inputs.train)) % 3
+    kept = inter_camera.assign_labels(features, inputs.train, local, config, 0, None)
+    baseline = replace(config, refine=replace(config.refine, enabled=False))
+    plain = inter_camera.assign_labels(features, inputs.train, None, baseline, 0, None)
+    np.testing.assert_array_equal(kept.labels, plain.labels)
+
+
+def test_collapse_is_said_aloud(root, inputs):
+    config = tiny.config(root, root.parent, inter__num_clusters=1, refine__enabled=False)
+    made = inter_camera.assign_labels(unit_rows(1, len(inputs.train)), inputs.train, None, config, 0, None)
+    assert any("ALARM: one cluster holds 100% of the images" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("preset", ["paper", "as_released"])
+def test_presets_run(root, tmp_path, preset):
+    config = tiny.config(root, tmp_path / "run", preset=preset, inter__epochs=1, numerics__dtype="float32")
+    (epoch,) = icsr.run(config).metrics()
+    assert np.isfinite(epoch["train/loss"])
+    assert epoch["refine/discard_probability"] == 1.0
+
+
+def camera_job(root: Path, inputs: Inputs, **overrides: object) -> CameraJob:
+    config = tiny.config(root, root.parent, numerics__dtype="float32", **overrides)
+    return CameraJob(config, inputs.train_images, inputs.train.cameras, starting_weights(config.training))
+
+
+def test_local_labels_depend_on_the_images_of_their_camera_alone(root, inputs):
+    job = camera_job(root, inputs)
+    rows = np.flatnonzero(inputs.train.cameras == 1)
+    alone = replace(job, images=job.images.take(rows), cameras=job.cameras[rows])
+    np.testing.assert_array_equal(train_camera(1, job).labels, train_camera(1, alone).labels)
+
+
+def test_selection_by_silhouette_keeps_the_best_epoch_and_last_the_last(root, inputs):
+    job = camera_job(root, inputs, intra__epochs=4)
+    results = [
+        train_camera(0, camera_job(root, inputs, intra__epochs=epochs, intra__select="last"))
+        for epochs in (1, 2, 3, 4)
+    ]
+    assert [result.epoch for result in results] == [0, 1, 2, 3]
+    best = max(results, key=lambda result: result.silhouette)
+    chosen = train_camera(0, job)
+    assert (chosen.epoch, chosen.silhouette) == (best.epoch, best.silhouette)
+    np.testing.assert_array_equal(chosen.labels, best.labels)
+
+
+def test_cameras_in_processes_give_what_they_give_in_this_one(root, inputs, tmp_path):
+    config = tiny.config(root, tmp_path, numerics__dtype="float32")
+    weights = starting_weights(config.training)
+    pool = Processes(2, 1)
+    labels = []
+    for name, fanout in (("here", InProcess()), ("there", pool)):
+        folder = RunFolder.open(tmp_path / name, config, "x", resume=False, fresh=False)
+        labels.append(intra_camera.intra_camera(config, inputs, weights, fanout, folder))
+    pool.close()
+    np.testing.assert_array_equal(*labels)
+    assert (labels[0] >= 0).all()
+
+
+def test_camera_with_one_image_is_a_cluster_of_its_own(root, inputs, caplog):
+    rows = np.flatnonzero((inputs.train.cameras != 2) | (np.arange(len(inputs.train)) == 8))
+    train = inputs.train.take(rows)
+    assert np.bincount(train.cameras)[2] == 1
+    alone = replace(inputs, train=train, train_images=inputs.train_images.take(rows))
+    config = tiny.config(root, root.parent, intra__num_clusters="n//5")
+    with caplog.at_level(logging.WARNING):
+        icsr.check(config, alone)
+    assert "camera 3 has one image" in caplog.text  # its name in the set; numbers start at 0
+    job = CameraJob(config, alone.train_images, train.cameras, starting_weights(config.training))
+    assert train_camera(2, job).labels.tolist() == [0]
+
+
+def test_set_without_query_and_gallery_trains_without_evaluation(root, tmp_path):
+    train_only = tiny.config(
+        root, tmp_path / "run", data__pattern=tiny.PATTERN.replace("train|query|gallery", "train"),
+        inter__epochs=1, numerics__dtype="float32",
+    )  # fmt: skip
+    folder = icsr.run(train_only)
+    assert "eval/mAP" not in folder.metrics()[0]
+    assert icsr.summary(folder).startswith("model ")
+
+
+def test_learning_rate_falls_by_epochs_and_the_optimizer_goes_on(root, tmp_path, monkeypatch):
+    rates, momenta = [], []
+    real = inter_camera._train
+
+    def watched(encoder, job, progress):
+        rates.append(encoder.optimizer.param_groups[0]["lr"])
+        momenta.append(len(encoder.optimizer.state))
+        real(encoder, job, progress)
+
+    monkeypatch.setattr(inter_camera, "_train", watched)
+    config = tiny.config(
+        root, tmp_path / "run", inter__epochs=4, inter__steps=1, optimizer__step_epochs=2,
+        refine__enabled=False, numerics__dtype="float32",
+    )  # fmt: skip
+    icsr.run(config)
+    assert rates == pytest.approx([3.5e-4, 3.5e-4, 3.5e-5, 3.5e-5])
+    assert momenta[0] == 0
+    assert min(momenta[1:]) > 0
+
+
+def test_trained_model_can_be_started_from(done, root, tmp_path):
+    config = tiny.config(root, tmp_path, model__weights=str(done.model))
+    ours, theirs = starting_weights(config.training), torch.load(done.model, weights_only=True)["model"]
+    assert all(torch.equal(ours[key].double(), theirs[key].float().double()) for key in theirs)
+
+
+def test_samples_of_a_run_are_in_the_order_of_their_paths(inputs):
+    assert isinstance(inputs.train, Samples)
+    assert inputs.train.paths == sorted(inputs.train.paths)
