@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from raid.data.augment import Augmentation, normalize
 from raid.data.images import Images
@@ -38,7 +39,9 @@ def extract(
     model.eval()
     blocks = [torch.zeros((0, model.num_features), dtype=dtype)]  # a worker may have none
     num_blocks = -(-len(images) // batch_size)
-    for block in range(num_blocks)[group.slice(num_blocks)]:
+    mine = range(num_blocks)[group.slice(num_blocks)]
+    bar = tqdm(mine, "features", unit="block", delay=2, leave=False, disable=None if group.is_first else True)
+    for block in bar:
         rows = torch.arange(block * batch_size, min((block + 1) * batch_size, len(images)))
         batch = images.gather(rows.numpy()).to(device)
         blocks.append(model(normalize(batch, augmentation, dtype=dtype)).cpu())

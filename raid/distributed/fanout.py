@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
+from raid import log
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -47,7 +49,7 @@ class Processes:
         self._pool = ProcessPoolExecutor(
             num_processes,
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=torch.set_num_threads,
+            initializer=_begin,
             initargs=(threads,),
         )
 
@@ -62,6 +64,11 @@ class Processes:
     def close(self) -> None:
         """Stop the processes; what has not started is dropped."""
         self._pool.shutdown(cancel_futures=True)
+
+
+def _begin(threads: int) -> None:
+    log.configure()
+    torch.set_num_threads(threads)
 
 
 def _with_shared(function: Callable[..., R], shared: tuple[Any, ...], item: Any) -> R:

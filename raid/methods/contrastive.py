@@ -92,14 +92,19 @@ def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device(name)
 
 
-def check_devices(run: Run) -> None:
-    """Compare the workers of a run with this machine's GPUs.
+def check_devices(run: Run, numerics: Numerics) -> None:
+    """Compare what a run wants with this machine's GPUs.
 
     Raises:
-        InputError: there are too few.
+        InputError: there are too few, or they cannot do it.
     """
     if device_of(run.device).type != "cuda":
         return
+    if numerics.reproducible == "exact":
+        raise InputError(
+            "numerics.reproducible: exact is for CPUs, whose sums have a fixed order; "
+            "use batched, or run.device=cpu"
+        )
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if found == 0:
         raise InputError("run.device: cuda, and torch finds no GPU on this machine; ask for cpu or auto")

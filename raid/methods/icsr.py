@@ -90,7 +90,9 @@ def check(config: IcsrConfig, inputs: Inputs) -> None:
     Raises:
         InputError: a combination that cannot work.
     """
-    check_devices(config.run)
+    check_devices(config.run, config.numerics)
+    if config.model.batch_norm == "local" and config.run.workers > 1:
+        logger.warning("model.batch_norm=local: the result depends on run.workers=%d", config.run.workers)
     train = inputs.train
     if config.inter.num_clusters > len(train):
         raise InputError(

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from raid import evaluate
 from raid.config import to_yaml
+from raid.data.sampler import singleton_share
 from raid.data.samples import Samples, relabel
 from raid.distributed import checkpoint
 from raid.distributed.group import Group
@@ -184,6 +185,7 @@ def assign_labels(
     figures |= cluster_health(
         global_labels, refined, cameras=cameras, similarity=similarity, previous_labels=previous_labels
     )
+    figures["sampler/singleton_share"] = singleton_share(refined)
     figures |= label_quality(train.identities, global_labels, refined, local_labels, cameras)
     notes += [f"ALARM: {line}" for line in alarms(figures, len(features))]
     return EpochLabels(global_labels, relabel(refined), figures, notes)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -39,6 +40,7 @@ class CameraJob:
     config: IcsrConfig
     images: Images
     cameras: Ints
+    names: dict[int, str]
     weights: dict[str, Tensor]
 
 
@@ -53,14 +55,15 @@ def intra_camera(
     numbers, sizes = np.unique(cameras, return_counts=True)
     largest_first = [int(camera) for camera in numbers[np.argsort(-sizes, kind="stable")]]
     waiting = [camera for camera in largest_first if not _camera_file(folder, camera).exists()]
-    job = CameraJob(config, inputs.train_images, cameras, weights)
+    names = {camera: camera_name(inputs.train, camera) for camera in largest_first}
+    job = CameraJob(config, inputs.train_images, cameras, names, weights)
     results = fanout.map(train_camera, waiting, job)
     for camera, result in zip(waiting, tqdm(results, "cameras", len(waiting), disable=None), strict=True):
         table = pa.table({"local_label": result.labels})
         _write_table(table, _camera_file(folder, camera))
         logger.info(
             "camera %s: %d images, %d local clusters, silhouette %.3f (epoch %d of %d)",
-            camera_name(inputs.train, camera),
+            names[camera],
             len(result.labels),
             result.labels.max() + 1,
             result.silhouette,
@@ -103,10 +106,18 @@ def train_camera(camera: int, job: CameraJob) -> CameraResult:
             break  # the labels of an epoch come before its training: the last training has no use
         encoder.set_learning_rate(epoch)
         memory = encoder.memory(features, labels, config.intra.momentum)
-        for _ in encoder.train_steps(
+        steps = encoder.train_steps(
             images, labels, None, memory, key=(INTRA, camera, epoch), num_steps=config.intra.steps
-        ):
-            pass
+        )
+        losses = [loss for _, loss in steps]
+        logger.info(
+            "camera %s, epoch %d/%d | loss %.3f | silhouette %.3f",
+            job.names[camera],
+            epoch + 1,
+            config.intra.epochs,
+            torch.stack(losses).mean(),
+            silhouette,
+        )
     return best
 
 

@@ -12,6 +12,7 @@ from raid.data.samples import Samples
 from raid.distributed.fanout import InProcess, Processes
 from raid.methods import icsr, inter_camera, intra_camera
 from raid.methods.contrastive import starting_weights
+from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs, open_inputs
 from raid.methods.intra_camera import CameraJob, train_camera
 from raid.ops import quality
@@ -133,7 +134,13 @@ def test_presets_run(root, tmp_path, preset):
 
 def camera_job(root: Path, inputs: Inputs, **overrides: object) -> CameraJob:
     config = tiny.config(root, root.parent, numerics__dtype="float32", **overrides)
-    return CameraJob(config, inputs.train_images, inputs.train.cameras, starting_weights(config.training))
+    return job_of(config, inputs)
+
+
+def job_of(config: IcsrConfig, inputs: Inputs) -> CameraJob:
+    names = {camera: str(camera) for camera in range(3)}
+    weights = starting_weights(config.training)
+    return CameraJob(config, inputs.train_images, inputs.train.cameras, names, weights)
 
 
 def test_local_labels_depend_on_the_images_of_their_camera_alone(root, inputs):
@@ -178,8 +185,7 @@ def test_camera_with_one_image_is_a_cluster_of_its_own(root, inputs, caplog):
     with caplog.at_level(logging.WARNING):
         icsr.check(config, alone)
     assert "camera 3 has one image" in caplog.text  # its name in the set; numbers start at 0
-    job = CameraJob(config, alone.train_images, train.cameras, starting_weights(config.training))
-    assert train_camera(2, job).labels.tolist() == [0]
+    assert train_camera(2, job_of(config, alone)).labels.tolist() == [0]
 
 
 def test_set_without_query_and_gallery_trains_without_evaluation(root, tmp_path):

@@ -1,7 +1,7 @@
 """The losses of every step of small float64 runs, as text; a refactoring must not change them.
 
 Regenerate, after a change that is meant to change them:
-    .venv/bin/python tests/methods/golden_losses.py
+    .venv/bin/python tests/golden_losses.py
 """
 
 import tempfile
@@ -12,7 +12,7 @@ import tiny
 
 from raid.methods import icsr
 
-FILE = Path(__file__).parents[1] / "golden" / "icsr_losses.txt"
+FILE = Path(__file__).parent / "golden" / "icsr_losses.txt"
 RUNS = {
     "icsr": {},
     "baseline": {"refine.enabled": False},

@@ -1,0 +1,85 @@
+"""The README's command blocks run as they stand, on a small set and with small settings appended."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+REPOSITORY = Path(__file__).parents[1]
+MARK = "<!-- run by tests/test_readme.py -->\n"
+SMALL = (
+    "data.height=32 data.width=16 model.backbone=resnet18 model.weights=none model.ghost_size=4 "
+    "augment.pad=2 sampler.identities=8 sampler.instances=2 neighbors.k1=8 neighbors.k2=3 intra.epochs=2 intra.steps=2 "
+    "inter.epochs=2 inter.steps=2 inter.num_clusters=8 run.device=cpu"
+)
+# Stands for the command of the same name: training is made small, all else is left as it is.
+RAID = f"""#!/bin/sh
+case "$1 $2" in
+  "icsr --help") exec "{sys.executable}" -m raid "$@" ;;
+  "icsr "*) exec "{sys.executable}" -m raid "$@" {SMALL} ;;
+  *) exec "{sys.executable}" -m raid "$@" ;;
+esac
+"""
+
+
+def blocks() -> list[str]:
+    return re.findall(re.escape(MARK) + r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder as a user has it: the run files, an environment, photos."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").write_text('export PATH="$PWD/.venv/bin:$PATH"\n')
+    raid = tmp_path / ".venv" / "bin" / "raid"
+    raid.write_text(RAID)
+    raid.chmod(0o755)
+    (tmp_path / "jobs").symlink_to(REPOSITORY / "jobs")
+    tiny.write_images(tmp_path / "photos")
+    return tmp_path
+
+
+def run(block: str, folder: Path) -> str:
+    environment = {**os.environ, "PATH": f"{folder}/.venv/bin:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euc", block], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_own_data(folder):
+    (block,) = [block for block in blocks() if "raid data prepare" in block]
+    assert block.count("\n") == 5
+    out = run(block, folder)
+    assert out.count("last epoch  2: mAP") == 2
+    assert (folder / "runs" / "mine" / "model.pt").exists()
+
+
+def test_configuration(folder):
+    (block,) = [block for block in blocks() if "raid config icsr\n" in block]
+    out = run(block, folder)
+    assert "refine.horizon: float = 3.0" in out
+    assert "decay: linear" in out
+    assert "usage: raid icsr" in out
+
+
+def test_every_block_is_run_here_or_is_a_make_target():
+    everything = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    others = [block for block in everything if block not in blocks()]
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    assert len(blocks()) == 2
+    for line in "".join(others).splitlines():
+        assert line.startswith("make ")
+        assert line.removeprefix("make ") in targets
+
+
+def test_every_named_file_exists():
+    named = re.findall(r"`((?:raid|jobs|tests)/[\w/.]+)`", (REPOSITORY / "README.md").read_text())
+    assert len(named) > 8
+    for name in named:
+        assert (REPOSITORY / name).exists(), name
