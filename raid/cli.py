@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -85,7 +86,10 @@ def _add_configuration(parser: argparse.ArgumentParser, *, optional: bool = Fals
     parser.add_argument(
         "file", type=Path, metavar="FILE", nargs="?" if optional else None, help="a run file, see jobs/"
     )
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that go before the file's")
+    # A default, or argparse calls the overrides required when FILE is missing.
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=c", help="values that go before the file's"
+    )
 
 
 def _icsr(options: argparse.Namespace) -> None:
@@ -149,7 +153,8 @@ def _synth(options: argparse.Namespace) -> None:
     from raid.data.render import Settings, write_market1501
 
     given = {name: value for name, value in vars(options).items() if name in SYNTH_OPTIONS}
-    write_market1501(options.out, Settings(**given))
+    with _writing(options.out):
+        write_market1501(options.out, Settings(**given))
     print(options.out)
 
 
@@ -168,7 +173,8 @@ def _prepare(options: argparse.Namespace) -> None:
     from raid.methods.sections import Data
 
     samples = load_samples(load(Data, overrides=options.overrides))
-    samples.write(options.out)
+    with _writing(options.out):
+        samples.write(options.out)
     print(f"{options.out}: {len(samples)} images, splits {', '.join(samples.splits)}")
 
 
@@ -177,8 +183,16 @@ def _add_demo(commands: Commands) -> None:
         "demo", help="train the baseline and ICSR on rendered people and compare them (about 6 minutes)"
     )
     _add_configuration(parser)
-    parser.add_argument("--seeds", type=int, default=1, help="train with so many seeds and compare them")
+    parser.add_argument(
+        "--seeds", type=_positive, default=1, metavar="N", help="train with so many seeds and compare them"
+    )
     parser.set_defaults(run=_demo)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -189,3 +203,11 @@ def _demo(options: argparse.Namespace) -> None:
 
     log.configure()
     print(demo.compare(load(IcsrConfig, options.file, options.overrides), num_seeds=options.seeds))
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror or error}; choose another") from error

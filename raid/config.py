@@ -59,23 +59,24 @@ def load(
         _put(given, path, value)
     tree = _merge(_preset(schema, given), given)
     config, wrong = _validate(schema, tree)
-    lines = [f"{path}: {message}" for path, message in wrong]
+    lines = [f"{path}: {message}" for path, message in wrong.items()]
     if config is None:
         # Leave out what is wrong, so that impossible combinations elsewhere are reported with it.
-        for path, _ in wrong:
+        for path in wrong:
             _drop(tree, path)
         config, _ = _validate(schema, tree)
     if config is not None:
-        lines += [f"{path}: {message}" for path, message in _combinations(config)]
+        # Not of what was left out: its default may be what does not fit.
+        lines += [f"{path}: {message}" for path, message in _combinations(config) if path not in wrong]
     if lines:
-        raise InputError("\n".join(dict.fromkeys(lines)))
+        raise InputError("\n".join(lines))
     assert config is not None
     return config
 
 
 def flatten(config: Schema) -> dict[str, Any]:
     """Return {"a.b": value} of a resolved configuration, plain values only (paths as text)."""
-    return dict(_flat(_plain(asdict(config))))
+    return dict(_flat(config))
 
 
 def to_yaml(config: Schema) -> str:
@@ -83,14 +84,19 @@ def to_yaml(config: Schema) -> str:
     return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
 
 
-def config_hash(config: Schema) -> str:
-    """Hash what determines the result: all values but those under the schema's NOT_IN_HASH."""
-    kept = {
+def determining(config: Schema) -> dict[str, Any]:
+    """Return {"a.b": value} of what determines the result: all but what is under NOT_IN_HASH."""
+    return {
         path: value
         for path, value in flatten(config).items()
         if not any(path == skip or path.startswith(f"{skip}.") for skip in config.NOT_IN_HASH)
     }
-    return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def config_hash(config: Schema) -> str:
+    """Hash what determines the result."""
+    text = json.dumps(determining(config), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -120,8 +126,9 @@ def _read_file(file: Path | str) -> Tree:
     try:
         content = yaml.safe_load(Path(file).read_text())
     except OSError as error:
-        raise InputError(f"{file}: cannot read this configuration file: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        hint = "; a run file comes before the overrides" if "=" in str(file) else ""
+        raise InputError(f"{file}: cannot read this configuration file: {error.strerror}{hint}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
         reason = " ".join(str(error).split())
         raise InputError(f"{file}: not YAML: {reason}") from error
     if content is None:
@@ -141,8 +148,8 @@ def _parsed(overrides: Iterable[str] | Mapping[str, Any]) -> Iterator[tuple[str,
             raise InputError(f"{text}: an override is written path=value, for example refine.horizon=1")
         try:
             yield path, yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"{path}: {value!r} is not a YAML value") from error
+        except (yaml.YAMLError, ValueError) as error:
+            raise InputError(f"{path}: {value!r} is not a YAML value; quote a text") from error
 
 
 def _put(tree: Tree, path: str, value: Any) -> None:
@@ -151,7 +158,9 @@ def _put(tree: Tree, path: str, value: Any) -> None:
         below = tree.setdefault(section, {})
         if not isinstance(below, dict):
             raise InputError(f"{path}: {section} is a value in the file, not a section")
-        tree = below
+        # A copy: with YAML's anchors two sections may be one dictionary.
+        tree[section] = dict(below)
+        tree = tree[section]
     tree[name] = value
 
 
@@ -179,11 +188,16 @@ def _merge(base: Tree, over: Tree) -> Tree:
     return merged
 
 
-def _validate(schema: type[S], tree: Tree) -> tuple[S | None, list[tuple[str, str]]]:
+def _validate(schema: type[S], tree: Tree) -> tuple[S | None, dict[str, str]]:
     try:
-        return TypeAdapter(schema).validate_python(tree), []
+        return TypeAdapter(schema).validate_python(tree), {}
     except ValidationError as error:
-        return None, [_explain(schema, dict(problem)) for problem in error.errors()]
+        wrong: dict[str, str] = {}
+        for problem in error.errors():
+            path, message = _explain(schema, dict(problem))
+            # A field that may be of two types has a problem with each.
+            wrong[path] = f"{wrong[path]}; or: {message}" if path in wrong else message
+        return None, wrong
 
 
 def _explain(schema: type[Schema], problem: dict[str, Any]) -> tuple[str, str]:
@@ -201,6 +215,8 @@ def _explain(schema: type[Schema], problem: dict[str, Any]) -> tuple[str, str]:
         section = typing.cast(type[Schema], annotation)
     if problem["type"] == "missing":
         return ".".join(path), "is required"
+    if problem["type"] == "dataclass_type":
+        return ".".join(path), f"is a section: wanted fields and values below it, got {problem['input']!r}"
     return ".".join(path), f"{problem['msg']}, got {problem['input']!r}"
 
 
@@ -259,9 +275,10 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _flat(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+def _flat(section: Schema, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if isinstance(value, Schema):
+            yield from _flat(value, f"{prefix}{field.name}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{field.name}", _plain(value)

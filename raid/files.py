@@ -1,10 +1,14 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and files of tensors that are read without executing anything."""
 
 import os
+import pickle
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from raid.errors import InputError
 
 
 @contextmanager
@@ -25,6 +29,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> Any:
+    """Read what `torch.save` wrote, onto the CPU: tensors and plain values; nothing in it is executed.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds other objects.
+    """
+    import torch  # here, for the commands that only write files start without it
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # whose text advises to read the file unsafely
+        reason = "it is damaged or holds other objects, which are not executed"
+        cause: Exception = error
+    except Exception as error:  # damaged bytes make the reader raise nearly anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        cause = error
+    raise InputError(f"{path}: not a file of tensors and plain values: {reason}") from cause
 
 
 def _umask() -> int:

@@ -1,7 +1,7 @@
 """The folder of one run: what is in it, when it may be written, and how it is continued.
 
 config.yaml           the whole resolved configuration
-run.json              hash of the configuration and fingerprint of the data, checked on --resume
+run.json              what determines the result, its hash and the fingerprint of the data, checked on --resume
 local/                local labels of the cameras that are done
 local_labels.parquet  the local labels of all cameras
 checkpoints/          full state, latest last
@@ -17,19 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raid.config import Schema, config_hash, flatten, to_yaml
+from raid.config import Schema, config_hash, determining, to_yaml
 from raid.errors import InputError
 from raid.files import atomic_path
 
+# In the order they are cleared in: as long as anything is left, run.json says whose it is.
 _OWN = (
-    "config.yaml",
-    "run.json",
-    "local",
-    "local_labels.parquet",
+    "model.pt",
     "checkpoints",
     "steps.jsonl",
     "metrics.jsonl",
-    "model.pt",
+    "local",
+    "local_labels.parquet",
+    "config.yaml",
+    "run.json",
 )
 
 
@@ -44,25 +45,22 @@ class RunFolder:
         """Make the folder of a new run, or go on in one that the same configuration and data made.
 
         Raises:
-            InputError: the folder holds a run and neither `resume` nor `fresh` was said, or what is
-                resumed was another configuration or other data.
+            InputError: the folder holds a run and neither `resume` nor `fresh` was said, what is resumed
+                was another configuration or other data, or the folder cannot be written.
         """
         folder = RunFolder(path)
-        identity = {"config_hash": config_hash(config), "data": fingerprint, "config": flatten(config)}
-        if folder._file("run.json").exists():
-            if fresh:
-                folder._clear()
-            elif not resume:
-                raise InputError(
-                    f"run.folder: {path} holds a run; --resume goes on with it, --fresh starts it over"
-                )
-            else:
-                folder._check_same(identity)
-        path.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder._file("config.yaml")) as temporary:
-            temporary.write_text(to_yaml(config))
-        with atomic_path(folder._file("run.json")) as temporary:
-            temporary.write_text(json.dumps(identity, indent=1))
+        identity = {"config_hash": config_hash(config), "data": fingerprint, "config": determining(config)}
+        try:
+            folder._make_way(identity, resume=resume, fresh=fresh)
+            path.mkdir(parents=True, exist_ok=True)
+            # First, for the other files to be known as this run's.
+            with atomic_path(folder._file("run.json")) as temporary:
+                temporary.write_text(json.dumps(identity, indent=1))
+            with atomic_path(folder._file("config.yaml")) as temporary:
+                temporary.write_text(to_yaml(config))
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"run.folder: {path} cannot be written: {reason}; choose another") from error
         return folder
 
     @property
@@ -110,6 +108,36 @@ class RunFolder:
     def _file(self, name: str) -> Path:
         return self.path / name
 
+    def _make_way(self, identity: dict[str, Any], *, resume: bool, fresh: bool) -> None:
+        """Refuse what the folder holds, or clear it, or find that it can be gone on with."""
+        if not self._file("run.json").exists():
+            # A checkpoint of who knows what would be gone on from, a file of the user's written over.
+            strange = ", ".join(name for name in _OWN if self._file(name).exists())
+            if strange:
+                raise InputError(
+                    f"run.folder: {self.path} holds {strange} and no run.json to say of which run; "
+                    "choose another"
+                )
+            return
+        before = self._recorded()
+        if fresh:
+            self._clear()
+        elif resume:
+            self._check_same(before, identity)
+        else:
+            raise InputError(
+                f"run.folder: {self.path} holds a run; --resume goes on with it, --fresh starts it over"
+            )
+
+    def _recorded(self) -> dict[str, Any]:
+        try:
+            recorded = json.loads(self._file("run.json").read_text())
+            return {key: recorded[key] for key in ("config_hash", "data", "config")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"run.folder: {self._file('run.json')} is not a file that raid wrote; choose another folder"
+            ) from error
+
     def _clear(self) -> None:
         for name in _OWN:
             path = self._file(name)
@@ -118,17 +146,21 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
 
-    def _check_same(self, identity: dict[str, Any]) -> None:
-        before = json.loads(self._file("run.json").read_text())
+    def _check_same(self, before: dict[str, Any], identity: dict[str, Any]) -> None:
         if before["config_hash"] != identity["config_hash"]:
             old, new = before["config"], json.loads(json.dumps(identity["config"]))
             changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
             shown = ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed[:5])
+            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
             raise InputError(
-                f"run.folder: {self.path} was made with another configuration ({shown}); --fresh?"
+                f"run.folder: {self.path} was made with another configuration ({shown}{more}); "
+                "go back to it, choose another folder, or start over with --fresh"
             )
         if before["data"] != identity["data"]:
-            raise InputError(f"data.root: the images differ from those that {self.path} was made with")
+            raise InputError(
+                f"data.root: the images differ from those that {self.path} was made with; "
+                "choose another run.folder, or start over with --fresh"
+            )
 
 
 def _append(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

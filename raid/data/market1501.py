@@ -50,7 +50,9 @@ def _records(base: Path, folder: str, split: str) -> Iterator[Record]:
         raise InputError(f"{base}: no folder {folder} (the {split} images) beside {FOLDERS['train']}")
     names = [file.name for file in (base / folder).iterdir() if _is_image(file.name)]
     if not names:
-        raise InputError(f"{base / folder}: no .jpg file here (the {split} images)")
+        raise InputError(
+            f"{base / folder}: no .jpg file here (the {split} images); put them there, or set data.root"
+        )
     for name in names:
         match = _NAME.match(name)
         if match is None:

@@ -141,7 +141,7 @@ class IcsrConfig(Schema):
         """Yield combinations of sections that cannot work."""
         batch, ghost, workers = self.sampler.batch_size, self.model.ghost_size, self.run.workers
         grouped = self.model.batch_norm == "ghost"
-        if grouped and ghost <= self.sampler.instances:
+        if grouped and 1 < ghost <= self.sampler.instances:
             yield (
                 "model.ghost_size",
                 f"a group of {ghost} images is one cluster (sampler.instances={self.sampler.instances}), and "

@@ -90,7 +90,7 @@ def build(
         raise ValueError(f"backbone {name!r} is none of {', '.join(get_args(BackboneName))}")
     architecture = name.removesuffix("_ibn_a")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' as well
         resnet = getattr(torchvision.models, architecture)(weights=None, norm_layer=norm)
     if name.endswith("_ibn_a"):
         _use_instance_batch_norm(resnet, norm)

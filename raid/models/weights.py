@@ -3,17 +3,16 @@
 Files are read with `weights_only=True`: a pickled object is refused, never executed.
 """
 
-import pickle
-import urllib.error
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor
 
 from raid.errors import InputError
+from raid.files import read_tensors
 from raid.models.backbone import Backbone
 
 # What a pretrained file need not hold: the pooling exponent and the neck are new in every backbone.
@@ -55,10 +54,10 @@ def imagenet_file(name: str) -> Path:
     url: str = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit("-", 1)[-1])
-        except (urllib.error.URLError, OSError) as error:
+        except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the hash is another
             raise InputError(
                 f"model.weights: cannot download the ImageNet weights of {name} ({error}); "
                 f"copy {path.name} to {path}, or set model.weights to a file or to none"
@@ -71,14 +70,15 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"model.weights: no such file: {path}")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"model.weights: {path} is not a file of tensors: {reason}") from error
+        content = read_tensors(path)
+    except InputError as error:
+        raise InputError(f"model.weights: {error}") from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
         raise InputError(f"model.weights: {path} holds no state dict (a mapping of names to tensors)")
     return dict(content)
 

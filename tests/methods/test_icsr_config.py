@@ -50,6 +50,7 @@ def test_a_preset_of_icsr_changes_what_it_says_and_nothing_else():
         (["run.workers=3"], "run.workers", "3 workers cannot share the 4 groups of 16 .*; can: 1, 2, 4"),
         (["model.batch_norm=sync", "run.workers=5"], "run.workers", "can: 1, 2, 4, 8, 16, 32, 64"),
         (["model.batch_norm=local", "run.workers=64"], "model.batch_norm", "over one image"),
+        (["model.ghost_size=4"], "model.ghost_size", "a group of 4 images is one cluster"),
         (["model.ghost_size=1"], "model.ghost_size", "over one image"),
         (["refine.start=0.2", "refine.end=0.3"], "refine.end", "is 0.3, above refine.start=0.2"),
         (["model.backbone=resnet50_ibn_a"], "model.weights", "no ImageNet weights for resnet50_ibn_a"),
