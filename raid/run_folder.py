@@ -1,7 +1,7 @@
 """The folder of one run: what is in it, when it may be written, and how it is continued.
 
 config.yaml           the whole resolved configuration
-run.json              what determines the result, its hash and the fingerprint of the data, checked on --resume
+run.json              what determines the result: configuration and its hash, fingerprint of the data
 local/                local labels of the cameras that are done
 local_labels.parquet  the local labels of all cameras
 checkpoints/          full state, latest last

@@ -1,0 +1,204 @@
+import functools
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.func import functional_call
+
+from raid.distributed.group import Group
+from raid.models.backbone import AveragePool, GeM, InstanceBatchNorm, build
+from raid.models.batch_norm import BatchNorm, norm_factory
+from raid.models.weights import backbone_keys
+
+NAMES = ["resnet18", "resnet50", "resnet18_ibn_a", "resnet50_ibn_a"]
+NORM = norm_factory("ghost", group_size=2, all_reduce_sum=Group.solo().all_reduce_sum)
+
+
+@functools.cache
+def built(name, last_stride=1):
+    return build(name, norm=NORM, seed=3, last_stride=last_stride).eval()
+
+
+def random_images(count=4, height=64, width=32, seed=0):
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def map_size(model, images):
+    sizes = []
+    handle = model.body.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape))
+    with torch.no_grad():
+        model(images)
+    handle.remove()
+    return tuple(sizes[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_are_unit_rows_in_training_and_evaluation(name):
+    model = built(name)
+    dims = 2048 if "50" in name else 512
+    assert model.num_features == dims
+    for training in (True, False):
+        with torch.no_grad():
+            features = model.train(training)(random_images())
+        assert features.shape == (4, dims)
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(4))
+        assert not torch.allclose(features[0], features[1])
+    assert not model.training
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_last_stride_sets_the_size_of_the_map(name):
+    dims = 2048 if "50" in name else 512
+    images = random_images(2)
+    assert map_size(built(name), images) == (2, dims, 4, 2)
+    assert map_size(built(name, last_stride=2), images) == (2, dims, 2, 1)
+
+
+def test_a_whole_image_gives_a_16_by_8_map():
+    assert map_size(built("resnet18"), random_images(1, 256, 128))[-2:] == (16, 8)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18_ibn_a"])
+def test_the_seed_alone_decides_the_weights(name):
+    torch.manual_seed(12)
+    again = build(name, norm=NORM, seed=3)
+    expected = built(name).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in again.state_dict().items())
+    other = build(name, norm=NORM, seed=4).state_dict()
+    convolutions = [key for key in expected if expected[key].dim() == 4]
+    assert len(convolutions) == 20
+    assert not any(torch.equal(other[key], expected[key]) for key in convolutions)
+
+
+def test_the_ambient_generators_are_left_alone(monkeypatch):
+    before = torch.get_rng_state()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded the GPUs"))
+    build("resnet18", norm=NORM, seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_norm_is_the_one_asked_for():
+    for name in NAMES:
+        modules = list(built(name).modules())
+        assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules)
+        assert sum(isinstance(module, BatchNorm) for module in modules) == (54 if "50" in name else 21)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_neck_starts_neutral_and_its_bias_is_frozen(name):
+    model = built(name)
+    frozen = [key for key, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["neck.bias"]
+    assert torch.equal(model.neck.weight, torch.ones(model.num_features))
+    assert not model.neck.bias.any()
+
+
+def test_a_training_step_reaches_every_parameter_that_is_not_frozen():
+    model = build("resnet18_ibn_a", norm=NORM, seed=0).train()
+    model(random_images())[:, :3].sum().backward()
+    without = [key for key, value in model.named_parameters() if value.grad is None or not value.grad.any()]
+    assert without == ["neck.bias"]
+
+
+@pytest.mark.parametrize("name", ["resnet18_ibn_a", "resnet50_ibn_a"])
+def test_ibn_a_is_the_first_norm_of_every_block_of_stages_1_to_3(name):
+    body = built(name).body
+    for stage in ("layer1", "layer2", "layer3", "layer4"):
+        for block in getattr(body, stage):
+            assert isinstance(block.bn1, InstanceBatchNorm) == (stage != "layer4")
+            assert isinstance(block.bn2, BatchNorm)
+    assert isinstance(body.bn1, BatchNorm)
+    block = body.layer2[0]
+    channels = block.conv1.out_channels
+    assert block.bn1.instance.num_features == block.bn1.batch.num_features == channels // 2
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("channels", [6, 7])
+def test_ibn_a_splits_the_channels(channels, training):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, channels, 4, 3, generator=generator, dtype=torch.float64)
+    layer = InstanceBatchNorm(channels, NORM).double().train(training)
+    instance = nn.InstanceNorm2d(3, affine=True).double()
+    batch = nn.BatchNorm2d(channels - 3).double().train(training)
+    for module in (instance, batch):
+        nn.init.normal_(module.weight, generator=generator)
+        nn.init.normal_(module.bias, generator=generator)
+    batch.running_mean.normal_(generator=generator)
+    layer.instance.load_state_dict(instance.state_dict())
+    layer.batch.load_state_dict(batch.state_dict(), strict=False)
+    expected = torch.cat([instance(maps[:, :3]), batch(maps[:, 3:])], dim=1)
+    torch.testing.assert_close(layer(maps), expected, rtol=1e-12, atol=1e-12)
+
+
+def plain_gem(maps, exponent, minimum=1e-6):
+    rows = []
+    for image in maps:
+        channels = []
+        for channel in image:
+            powers = [max(float(value), minimum) ** exponent for value in channel.flatten()]
+            channels.append((sum(powers) / len(powers)) ** (1 / exponent))
+        rows.append(channels)
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.5, 3.0])
+def test_gem_equals_the_plain_form(exponent):
+    maps = random_images(2, 4, 3).double()
+    pooled = GeM(exponent).double()(maps)
+    torch.testing.assert_close(pooled, plain_gem(maps, exponent), rtol=1e-12, atol=0)
+
+
+def test_gem_lies_between_the_mean_and_the_maximum():
+    maps = random_images().double().abs() + 0.1
+    average, largest = AveragePool()(maps), maps.amax((-2, -1))
+    torch.testing.assert_close(average, maps.mean((2, 3)))
+    torch.testing.assert_close(GeM(1.0).double()(maps), average)
+    assert bool(((GeM().double()(maps) > average) & (GeM().double()(maps) < largest)).all())
+    torch.testing.assert_close(GeM(400.0).double()(maps), largest, rtol=0.02, atol=0)
+
+
+def test_gem_gradients():
+    pool = GeM().double()
+    maps = random_images(2, 3, 2).double().requires_grad_()
+    assert bool((maps < 0).any())
+    exponent = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda maps, exponent: functional_call(pool, {"exponent": exponent}, (maps,)), (maps, exponent)
+    )
+
+
+def test_gem_has_one_exponent_of_3():
+    assert torch.equal(built("resnet50").pool.exponent, torch.tensor([3.0]))
+    average = build("resnet18", norm=NORM, seed=3, pool="average")
+    assert isinstance(average.pool, AveragePool)
+    assert not any(key.startswith("pool.") for key in average.state_dict())
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])
+def test_the_map_equals_torchvisions_where_the_weights_are_copied(architecture):
+    model = build(architecture, norm=NORM, seed=0, last_stride=2, pool="average").eval()
+    resnet = getattr(torchvision.models, architecture)(weights=None).eval()
+    generator = torch.Generator().manual_seed(5)
+    for module in resnet.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(std=0.2, generator=generator)
+            module.running_mean.normal_(std=0.2, generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+    missing, unexpected = model.load_state_dict(backbone_keys(resnet.state_dict()), strict=False)
+    assert all(key.startswith("neck.") for key in missing)
+    assert unexpected == []
+    pooled = []
+    resnet.avgpool.register_forward_hook(lambda module, inputs, output: pooled.append(output.flatten(1)))
+    with torch.no_grad():
+        resnet(random_images())
+        torch.testing.assert_close(model.pool(model.body(random_images())), pooled[0])
+    assert pooled[0].std() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet50_ibn_b", "ibn_a", ""])
+def test_unknown_names_are_refused(name):
+    with pytest.raises(ValueError, match="is none of resnet18, resnet50"):
+        build(name, norm=NORM, seed=0)
