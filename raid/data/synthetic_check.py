@@ -159,7 +159,7 @@ def supervised_mAP(splits: Splits, *, epochs: int = 6, seed: int = 0) -> float:
 def resnet18(seed: int) -> nn.Module:
     """Build a randomly initialised ResNet-18 with last stride 1: images (B, 3, H, W) to (B, 512)."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' as well
         network: Any = torchvision.models.resnet18(weights=None)
     block = network.layer4[0]
     for strided in (block.conv1, block.downsample[0]):

@@ -1,5 +1,6 @@
 """From the data section of a configuration to samples and decoded images."""
 
+import logging
 from dataclasses import dataclass
 
 from raid.data import folder, market1501, table
@@ -8,6 +9,8 @@ from raid.data.samples import Samples
 from raid.errors import InputError
 from raid.evaluate import RetrievalSet
 from raid.methods.sections import Data
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,12 @@ def camera_name(samples: Samples, camera: int) -> str:
 def _check_matches(query: Samples, gallery: Samples, data: Data) -> None:
     """Find out before the training that there will be something to evaluate."""
     with_cameras = query.has_cameras and gallery.has_cameras
+    if not with_cameras and (query.cameras.max() >= 0 or gallery.cameras.max() >= 0):
+        logger.warning(
+            "data.root: %s: some query or gallery images have no camera, so pictures of the same camera "
+            "count as matches: mAP is higher for it",
+            data.root,
+        )
     seen: dict[int, set[int]] = {}
     for identity, camera in zip(gallery.identities.tolist(), gallery.cameras.tolist(), strict=True):
         seen.setdefault(identity, set()).add(camera)
