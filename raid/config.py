@@ -124,7 +124,7 @@ def describe(schema: type[Schema], prefix: str = "") -> Iterator[FieldDescriptio
 
 def _read_file(file: Path | str) -> Tree:
     try:
-        content = yaml.safe_load(Path(file).read_text())
+        content = yaml.load(Path(file).read_text(), _UniqueKeys)
     except OSError as error:
         hint = "; a run file comes before the overrides" if "=" in str(file) else ""
         raise InputError(f"{file}: cannot read this configuration file: {error.strerror}{hint}") from error
@@ -136,6 +136,20 @@ def _read_file(file: Path | str) -> Tree:
     if not isinstance(content, dict):
         raise InputError(f"{file}: holds a {type(content).__name__}; wanted `section: values`")
     return content
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that a mapping holds twice: YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _parsed(overrides: Iterable[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -247,3 +247,10 @@ def test_sections_cannot_be_changed():
         if isinstance(section, Schema):
             with pytest.raises(FrozenInstanceError):
                 setattr(section, fields(section)[0].name, None)
+
+
+def test_key_given_twice_is_refused(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("engine: {}\nname: x\nengine: {}\n")
+    with pytest.raises(InputError, match=r"run\.yaml: not YAML: the key engine stands twice.*line 3"):
+        load(Car, file)

@@ -24,6 +24,7 @@ from raid.data.augment import Augmentation, augment, draw, normalize
 from raid.data.images import decode
 from raid.data.streams import stream
 from raid.data.synthetic import nearest_others
+from raid.errors import InputError
 from raid.ops.ranking import rank
 
 _HUES, _SATURATIONS, _VALUES, _GREYS = 16, 2, 2, 4
@@ -82,8 +83,16 @@ def check(root: Path, *, epochs: int = 6) -> SyntheticCheck:
     Args:
         root: a folder in Market-1501's layout.
         epochs: of the supervised training.
+
+    Raises:
+        InputError: the set cannot be read, or is too small to train on.
     """
     splits = read(root)
+    if len(splits.train.images) < _BATCH:
+        raise InputError(
+            f"{root}: {len(splits.train.images)} training images are too few to learn from; "
+            f"render at least {_BATCH}"
+        )
     return SyntheticCheck(
         histogram_mAP(splits), untrained_same_camera(splits.train), supervised_mAP(splits, epochs=epochs)
     )

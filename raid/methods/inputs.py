@@ -30,16 +30,17 @@ def load_samples(data: Data) -> Samples:
         InputError: nothing is there, or it is not of the layout.
     """
     assert data.root is not None  # Data.problems
+    root = data.root.expanduser()  # the shell leaves the ~ of data.root=~/set alone
     match data.layout:
         case "market1501":
-            return market1501.load(data.root, on_error=data.on_error)
+            return market1501.load(root, on_error=data.on_error)
         case "folder":
             assert data.pattern is not None  # Data.problems
-            return folder.load(data.root, data.pattern, splits=data.splits, on_error=data.on_error)
+            return folder.load(root, data.pattern, splits=data.splits, on_error=data.on_error)
         case "table":
-            return table.load(data.root, on_error=data.on_error)
+            return table.load(root, on_error=data.on_error)
         case "manifest":
-            return Samples.read(data.root)
+            return Samples.read(root)
 
 
 def open_inputs(data: Data) -> Inputs:

@@ -68,7 +68,8 @@ def rank(
         map_blocks: what runs the blocks; same signature as builtin `map` with one iterable.
 
     Raises:
-        ValueError: no query has a match, an unknown `ap`, or shapes that do not fit.
+        ValueError: no query has a match, an unknown `ap`, features that are not finite, or shapes that do
+            not fit.
 
     Memory: block_rows * G * 4 bytes per block that runs at a time.
     """
@@ -121,6 +122,8 @@ def average_precision(hit_positions: NDArray[Any], ap: str = "noninterp") -> flo
 
 def _side(name: str, features: NDArray[Any], identities: NDArray[Any], cameras: NDArray[Any] | None) -> _Side:
     rows = as_features(features, f"{name}_features")
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{name}_features are not finite")  # NaN has no place in an order
     for what, values in (("identities", identities), ("cameras", cameras)):
         if values is not None and values.shape != (len(rows),):
             raise ValueError(f"{name}_{what} must have shape ({len(rows)},), got {values.shape}")

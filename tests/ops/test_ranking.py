@@ -158,3 +158,9 @@ def test_bad_arguments(change):
         rank(**{**problem(0), **change})
     with pytest.raises(ValueError, match="unknown ap"):
         average_precision(np.array([0]), "voc")
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    one = np.ones((1, 2), dtype=np.float32)
+    with pytest.raises(ValueError, match="gallery_features are not finite"):
+        rank(one, np.array([1]), None, one * np.nan, np.array([1]), None)
