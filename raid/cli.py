@@ -1,14 +1,19 @@
 """The `raid` command. A method and its libraries are imported when they are asked for, not before."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from raid import __version__
 from raid.errors import InputError
+
+if TYPE_CHECKING:
+    from raid.distributed.backend import Backend
+    from raid.methods.icsr_config import IcsrConfig
 
 EXIT_INPUT_ERROR = 2
 
@@ -76,6 +81,7 @@ def _add_icsr(commands: Commands) -> None:
         description="Train and evaluate as FILE and the overrides say. `raid config icsr` lists every field.",
     )
     _add_configuration(parser)
+    _add_backend(parser)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--resume", action="store_true", help="go on with the run that run.folder holds")
     how.add_argument("--fresh", action="store_true", help="start the run in run.folder over")
@@ -100,8 +106,37 @@ def _icsr(options: argparse.Namespace) -> None:
 
     log.configure()
     config = load(IcsrConfig, options.file, options.overrides)
-    folder = icsr.run(config, resume=options.resume, fresh=options.fresh)
+    with _backend(options.backend, config) as backend:
+        folder = icsr.run(config, backend, resume=options.resume, fresh=options.fresh)
     print(icsr.summary(folder))
+
+
+def _add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=["ray", "local"],
+        default="ray",
+        help="ray: the cluster of RAY_ADDRESS or of the submitted job, else one of this machine's own; "
+        "local: no Ray, run.workers processes of this machine",
+    )
+
+
+@contextmanager
+def _backend(name: str, config: "IcsrConfig") -> Iterator["Backend"]:
+    from raid.methods import icsr
+
+    if name == "local":
+        yield icsr.local_backend(config)
+        return
+    # Read when Ray is imported: lines that look alike, such as those of the epochs, would be left out.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    from raid.methods.on_ray import ray_backend
+
+    backend = ray_backend(config)
+    try:
+        yield backend
+    finally:
+        backend.close()
 
 
 def _add_config(commands: Commands) -> None:
@@ -183,6 +218,7 @@ def _add_demo(commands: Commands) -> None:
         "demo", help="train the baseline and ICSR on rendered people and compare them (about 6 minutes)"
     )
     _add_configuration(parser)
+    _add_backend(parser)
     parser.add_argument(
         "--seeds", type=_positive, default=1, metavar="N", help="train with so many seeds and compare them"
     )
@@ -202,7 +238,9 @@ def _demo(options: argparse.Namespace) -> None:
     from raid.methods.icsr_config import IcsrConfig
 
     log.configure()
-    print(demo.compare(load(IcsrConfig, options.file, options.overrides), num_seeds=options.seeds))
+    config = load(IcsrConfig, options.file, options.overrides)
+    with _backend(options.backend, config) as backend:
+        print(demo.compare(config, backend, num_seeds=options.seeds))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Features of images: a model in evaluation mode over fixed blocks, shared by the workers."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -8,9 +9,9 @@ from raid.data.augment import Augmentation, normalize
 from raid.data.images import Images
 from raid.distributed.group import Group
 from raid.models.backbone import Backbone
+from raid.ops.neighbors import Block, row_blocks
 
 
-@torch.no_grad()
 def extract(
     model: Backbone,
     images: Images,
@@ -35,15 +36,30 @@ def extract(
         device: of the model.
         dtype: of the model.
     """
-    was_training = model.training
-    model.eval()
-    blocks = [torch.zeros((0, model.num_features), dtype=dtype)]  # a worker may have none
-    num_blocks = -(-len(images) // batch_size)
-    mine = range(num_blocks)[group.slice(num_blocks)]
+    features = [torch.zeros((0, model.num_features), dtype=dtype)]  # a worker may have none
+    blocks = row_blocks(len(images), batch_size)
+    mine = blocks[group.slice(len(blocks))]
     bar = tqdm(mine, "features", unit="block", delay=2, leave=False, disable=None if group.is_first else True)
     for block in bar:
-        rows = torch.arange(block * batch_size, min((block + 1) * batch_size, len(images)))
-        batch = images.gather(rows.numpy()).to(device)
-        blocks.append(model(normalize(batch, augmentation, dtype=dtype)).cpu())
-    model.train(was_training)
-    return group.gather_rows(torch.cat(blocks))
+        features.append(extract_block(model, images, block, augmentation, device, dtype))
+    return group.gather_rows(torch.cat(features))
+
+
+@torch.no_grad()
+def extract_block(
+    model: Backbone,
+    images: Images,
+    block: Block,
+    augmentation: Augmentation,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return the features of the images start..stop-1 of `block`, on the CPU; the model's mode stays."""
+    was_training = model.training
+    model.eval()
+    try:
+        batch = images.gather(np.arange(*block)).to(device)
+        features: Tensor = model(normalize(batch, augmentation, dtype=dtype)).cpu()
+        return features
+    finally:
+        model.train(was_training)

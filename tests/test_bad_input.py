@@ -66,7 +66,7 @@ def attempt(run_file: Path, tmp_path: Path, monkeypatch, capsys) -> Attempt:
 
     def attempt(*arguments: str) -> Outcome:
         capsys.readouterr()
-        status = main(["icsr", str(run_file), *arguments])
+        status = main(["icsr", str(run_file), "--backend", "local", *arguments])
         lines = capsys.readouterr().err.splitlines()
         errors = [line for line in lines if line.startswith("raid: ")]
         return Outcome(status, errors, [x for x in lines if x not in errors], tmp_path / "run")

@@ -41,7 +41,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[IcsrConfig, dict[str, 
     """What the training is called with, instead of training."""
     calls = []
 
-    def run(config, **how):
+    def run(config, backend, **how):
         calls.append((config, how))
         return RunFolder(config.run.folder)
 
@@ -144,7 +144,8 @@ def test_config_of_a_file_prints_what_it_resolves_to(capsys, file, tmp_path):
     ids=" ".join,
 )
 def test_overrides_come_before_and_after_options(called, file, arguments):
-    assert main(["icsr", *[str(file) if argument == "FILE" else argument for argument in arguments]]) == 0
+    given = [str(file) if argument == "FILE" else argument for argument in arguments]
+    assert main(["icsr", "--backend", "local", *given]) == 0
     ((config, how),) = called
     assert (config.seed, config.inter.epochs) == (5, 9)
     assert how == {"resume": False, "fresh": True}
@@ -152,17 +153,19 @@ def test_overrides_come_before_and_after_options(called, file, arguments):
 
 @pytest.mark.parametrize(("options", "resume", "fresh"), [([], False, False), (["--resume"], True, False)])
 def test_resume_and_fresh_are_said_or_not(called, file, options, resume, fresh):
-    assert main(["icsr", str(file), *options]) == 0
+    assert main(["icsr", str(file), "--backend", "local", *options]) == 0
     assert called == [(load(IcsrConfig, file), {"resume": resume, "fresh": fresh})]
 
 
 def test_demo_gets_its_seeds(monkeypatch, capsys, file):
     calls = []
     monkeypatch.setattr(
-        demo, "compare", lambda config, num_seeds: calls.append((config.seed, num_seeds)) or "the table"
+        demo,
+        "compare",
+        lambda config, backend, num_seeds: calls.append((config.seed, num_seeds)) or "the table",
     )
-    assert main(["demo", str(file)]) == 0
-    assert main(["demo", str(file), "--seeds", "3", "seed=5"]) == 0
+    assert main(["demo", str(file), "--backend", "local"]) == 0
+    assert main(["demo", str(file), "--backend", "local", "--seeds", "3", "seed=5"]) == 0
     assert calls == [(3, 1), (5, 3)]
     assert capsys.readouterr().out == "the table\nthe table\n"
 
@@ -178,23 +181,23 @@ def test_demo_gets_its_seeds(monkeypatch, capsys, file):
 def test_what_the_user_can_mend_has_a_status_and_no_traceback(
     monkeypatch, capsys, file, error, status, lines
 ):
-    def run(config, **how):
+    def run(config, backend, **how):
         raise error
 
     monkeypatch.setattr(icsr, "run", run)
-    assert main(["icsr", str(file)]) == status
+    assert main(["icsr", str(file), "--backend", "local"]) == status
     captured = capsys.readouterr()
     assert captured.err.splitlines() == lines
     assert captured.out == ""
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch, file):
-    def run(config, **how):
+    def run(config, backend, **how):
         raise ValueError("a fault")
 
     monkeypatch.setattr(icsr, "run", run)
     with pytest.raises(ValueError, match="a fault"):
-        main(["icsr", str(file)])
+        main(["icsr", str(file), "--backend", "local"])
 
 
 def test_synth_writes_the_same_bytes_for_the_same_seed(tmp_path, capsys):

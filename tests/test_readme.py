@@ -16,11 +16,11 @@ SMALL = (
     "augment.pad=2 sampler.identities=8 sampler.instances=2 neighbors.k1=8 neighbors.k2=3 "
     "intra.epochs=2 intra.steps=2 inter.epochs=2 inter.steps=2 inter.num_clusters=8 run.device=cpu"
 )
-# Stands for the command of the same name: training is made small, all else is left as it is.
+# Stands for the command of the same name: training is made small and done without Ray.
 RAID = f"""#!/bin/sh
 case "$1 $2" in
   "icsr --help") exec "{sys.executable}" -m raid "$@" ;;
-  "icsr "*) exec "{sys.executable}" -m raid "$@" {SMALL} ;;
+  "icsr "*) exec "{sys.executable}" -m raid "$@" --backend local {SMALL} ;;
   *) exec "{sys.executable}" -m raid "$@" ;;
 esac
 """

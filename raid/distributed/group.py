@@ -6,7 +6,7 @@ and an ambient world size would make that hang.
 
 import hashlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -91,6 +91,9 @@ class Group:
             raise failure
         result: T = outcome[0]
         return result
+
+    def report(self, figures: Mapping[str, float]) -> None:
+        """Tell whoever started the workers of an epoch; every worker calls it."""
 
     def barrier(self) -> None:
         """Wait until every worker is here."""

@@ -25,6 +25,8 @@ from raid.models.backbone import Backbone
 from raid.models.batch_norm import norm_factory, pending_statistics, update_running_statistics
 from raid.models.weights import load_weights
 from raid.ops.jaccard import jaccard_similarity
+from raid.ops.neighbors import MapBlocks
+from raid.spans import Spans
 
 Ints = NDArray[np.int64]
 
@@ -115,10 +117,26 @@ def check_devices(run: Run, numerics: Numerics) -> None:
         )
 
 
-def similarity_of(features: NDArray[np.float32], neighbors: Neighbors) -> csr_array:
+def similarity_of(
+    features: NDArray[np.float32], neighbors: Neighbors, map_blocks: MapBlocks = map
+) -> csr_array:
     """Return the Jaccard similarity (N, N) that is clustered; neighbourhoods end at N."""
     k1, k2 = (min(k, len(features)) for k in (neighbors.k1, neighbors.k2))
-    return jaccard_similarity(features, k1=k1, k2=k2)
+    return jaccard_similarity(features, k1=k1, k2=k2, map_blocks=map_blocks)
+
+
+def finite(features: Tensor) -> Tensor:
+    """Return `features`.
+
+    Raises:
+        InputError: they are not finite. A ranking of such would be a figure like any other, or better.
+    """
+    if not bool(torch.isfinite(features).all()):
+        raise InputError(
+            "optimizer.learning_rate: the training has diverged, its features are not finite; "
+            "lower it, or raise temperature"
+        )
+    return features
 
 
 class Encoder:
@@ -129,6 +147,7 @@ class Encoder:
     ) -> None:
         """Start from `weights` (see `starting_weights`)."""
         self.settings, self.group, self.device = settings, group, device
+        self.spans = Spans()
         self.model = build_model(settings, group)
         self.model.load_state_dict(weights)
         self.model.to(device=device, dtype=settings.dtype)
@@ -154,13 +173,7 @@ class Encoder:
             device=self.device,
             dtype=self.settings.dtype,
         )
-        # A ranking of such features would be a figure like any other, or better.
-        if not bool(torch.isfinite(features).all()):
-            raise InputError(
-                "optimizer.learning_rate: the training has diverged, its features are not finite; "
-                "lower it, or raise temperature"
-            )
-        return features
+        return finite(features)
 
     def memory(self, features: Tensor, labels: Ints, momentum: float) -> ClusterMemory:
         """Return the memory of the clusters' mean features; `labels` (N,) are 0..K-1, -1 = left out."""
@@ -212,19 +225,20 @@ class Encoder:
         )
         mine = self.group.slice(chosen.batch_size)
         for step in range(first_step, num_steps):
-            rows = batches[step, mine]
-            generator = stream(self.settings.seed, AUGMENTATION, *key, step)
-            draws = draw(
-                self.settings.augmentation, chosen.batch_size, images.height, images.width, generator
-            ).rows(mine)
-            inputs = augment(
-                images.gather(rows).to(self.device),
-                draws,
-                self.settings.augmentation,
-                dtype=self.settings.dtype,
-            )
-            targets = torch.from_numpy(labels[rows]).to(self.device)
+            with self.spans("data_wait"):
+                rows = batches[step, mine]
+                inputs = self._inputs(images, rows, mine, (*key, step))
+                targets = torch.from_numpy(labels[rows]).to(self.device)
             yield step, self._step(inputs, targets, memory)
+
+    def _inputs(self, images: Images, rows: Ints, mine: slice, key: tuple[int, ...]) -> Tensor:
+        """Return the augmented images `rows`, this worker's positions `mine` of the batch of `key`."""
+        settings = self.settings
+        generator = stream(settings.seed, AUGMENTATION, *key)
+        size = settings.sampler.batch_size
+        draws = draw(settings.augmentation, size, images.height, images.width, generator).rows(mine)
+        pixels = images.gather(rows).to(self.device)
+        return augment(pixels, draws, settings.augmentation, dtype=settings.dtype)
 
     def _step(self, inputs: Tensor, targets: Tensor, memory: ClusterMemory) -> Tensor:
         """Train on this worker's rows of one batch; return the loss of the global batch."""

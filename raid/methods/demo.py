@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from raid.data import render
 from raid.data.images import Images
 from raid.data.synthetic_check import hsv_histogram
+from raid.distributed.backend import Backend
 from raid.distributed.group import Group
 from raid.evaluate import RetrievalSet, metrics
 from raid.methods import icsr
 from raid.methods.contrastive import Encoder, device_of, starting_weights
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import open_inputs
-from raid.methods.inter_camera import evaluated
 from raid.run_folder import RunFolder
 
 Figures = dict[str, float]
@@ -40,11 +40,12 @@ PEOPLE = render.Settings(
 _SHOWN = ("eval/mAP", "eval/rank1")
 
 
-def compare(config: IcsrConfig, *, num_seeds: int) -> str:
+def compare(config: IcsrConfig, backend: Backend, *, num_seeds: int) -> str:
     """Render the set if it is not there, train the baseline and ICSR, and return the comparison as text.
 
     Args:
         config: of the ICSR run; the runs go below its `run.folder`.
+        backend: where they run, one after the other.
         num_seeds: train with so many seeds, the first being that of `config`.
     """
     assert config.data.root is not None  # Data.problems
@@ -61,8 +62,8 @@ def compare(config: IcsrConfig, *, num_seeds: int) -> str:
         seeded = replace(config, seed=seed)
         rows.setdefault("untrained network", []).append(_untrained(inputs.retrieval, seeded))
         baseline = replace(seeded, refine=replace(seeded.refine, enabled=False))
-        rows.setdefault("baseline", []).append(_trained(baseline, f"baseline_seed{seed}"))
-        rows.setdefault("ICSR", []).append(_trained(seeded, f"icsr_seed{seed}"))
+        rows.setdefault("baseline", []).append(_trained(baseline, backend, f"baseline_seed{seed}"))
+        rows.setdefault("ICSR", []).append(_trained(seeded, backend, f"icsr_seed{seed}"))
     return table(rows, seeds)
 
 
@@ -112,11 +113,14 @@ def _histogram(retrieval: RetrievalSet, config: IcsrConfig) -> Figures:
 def _untrained(retrieval: RetrievalSet, config: IcsrConfig) -> Figures:
     weights = starting_weights(config.training)
     encoder = Encoder(config.training, weights, Group.solo(), device_of(config.run.device))
-    return evaluated(encoder, retrieval, config.evaluate.ap)
+    query, gallery = (
+        encoder.extract(images).numpy() for images in (retrieval.query_images, retrieval.gallery_images)
+    )
+    return metrics(retrieval.rank(query, gallery, ap=config.evaluate.ap))
 
 
-def _trained(config: IcsrConfig, name: str) -> Figures:
+def _trained(config: IcsrConfig, backend: Backend, name: str) -> Figures:
     logger.info("== %s", name)
     run = replace(config.run, folder=config.run.folder / name)
-    folder: RunFolder = icsr.run(replace(config, run=run), fresh=True)
+    folder: RunFolder = icsr.run(replace(config, run=run), backend, fresh=True)
     return folder.metrics()[-1]

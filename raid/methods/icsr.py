@@ -16,17 +16,14 @@ Raises InputError for what the user can mend: see `run`.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import torch
 
 from raid.data.samples import Samples
-from raid.distributed.fanout import FanOut, InProcess, Processes
-from raid.distributed.launch import run_workers
+from raid.distributed.backend import Backend, LocalBackend
 from raid.errors import InputError
 from raid.methods.contrastive import check_devices, device_of, starting_weights
 from raid.methods.icsr_config import IcsrConfig
@@ -34,15 +31,19 @@ from raid.methods.inputs import Inputs, camera_name, open_inputs
 from raid.methods.inter_camera import InterCameraJob, inter_camera
 from raid.methods.intra_camera import intra_camera
 from raid.run_folder import RunFolder
+from raid.spans import Spans
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: IcsrConfig, *, resume: bool = False, fresh: bool = False) -> RunFolder:
+def run(
+    config: IcsrConfig, backend: Backend | None = None, *, resume: bool = False, fresh: bool = False
+) -> RunFolder:
     """Train and evaluate as `config` says; return the folder with everything that came of it.
 
     Args:
         config: resolved and checked.
+        backend: where the workers and the pool are; None: on this machine, without Ray.
         resume: go on with the run that `run.folder` holds.
         fresh: start the run in `run.folder` over.
 
@@ -50,17 +51,27 @@ def run(config: IcsrConfig, *, resume: bool = False, fresh: bool = False) -> Run
         InputError: the images, the weights or the run folder do not fit the configuration. Nothing has
             been written then.
     """
-    inputs = open_inputs(config.data)
-    check(config, inputs)
-    weights = starting_weights(config.training)
+    backend, spans = backend or local_backend(config), Spans()
+    with spans("prepare"):
+        inputs = open_inputs(config.data)
+        check(config, inputs)
+        weights = starting_weights(config.training)
+        backend.prepare(config.run.folder)
     folder = RunFolder.open(config.run.folder, config, inputs.fingerprint, resume=resume, fresh=fresh)
+    folder = RunFolder(folder.path.absolute())  # a worker may have another working directory
     local_labels = None
     if config.refine.enabled:
-        with fanout_for(config, len(np.unique(inputs.train.cameras))) as fanout:
+        with spans("intra_camera"), backend.pool(len(np.unique(inputs.train.cameras))) as fanout:
             local_labels = intra_camera(config, inputs, weights, fanout, folder)
-    job = InterCameraJob(config, inputs, weights, local_labels, folder)
-    run_workers(inter_camera, config.run.workers, config.numerics.threads, job)
+    job = InterCameraJob(config, inputs, weights, local_labels, folder, spans.take(), time.time())
+    backend.run_workers(inter_camera, job)
     return folder
+
+
+def local_backend(config: IcsrConfig) -> LocalBackend:
+    """Return this machine, without Ray."""
+    on_gpu = device_of(config.run.device).type == "cuda"
+    return LocalBackend(workers=config.run.workers, threads=config.numerics.threads, on_gpu=on_gpu)
 
 
 def summary(folder: RunFolder) -> str:
@@ -141,18 +152,3 @@ def _check_refinement(config: IcsrConfig, train: Samples) -> None:
 def _warn_of_clipping(field: str, value: int, count: int, what: str) -> None:
     if value > count:
         logger.warning("%s: %d is clipped to the %d images of %s", field, value, count, what)
-
-
-@contextmanager
-def fanout_for(config: IcsrConfig, num_items: int) -> Iterator[FanOut]:
-    """Yield where independent items run: as many processes as the run has workers, GPUs aside."""
-    processes = min(config.run.workers, num_items)
-    if processes == 1 or device_of(config.run.device).type == "cuda":
-        torch.set_num_threads(config.numerics.threads)
-        yield InProcess()
-        return
-    pool = Processes(processes, config.numerics.threads)
-    try:
-        yield pool
-    finally:
-        pool.close()

@@ -13,10 +13,12 @@ from raid.methods.sections import (
     Augment,
     Data,
     Evaluate,
+    Extract,
     Model,
     Neighbors,
     Numerics,
     Optimizer,
+    Pool,
     Run,
     Sampler,
     Share,
@@ -106,6 +108,8 @@ class IcsrConfig(Schema):
     inter: InterCamera = InterCamera()
     refine: Refine = Refine()
     evaluate: Evaluate = Evaluate()
+    extract: Extract = Extract()
+    pool: Pool = Pool()
     numerics: Numerics = Numerics()
     run: Run = Run()
 
@@ -122,7 +126,15 @@ class IcsrConfig(Schema):
             "intra": {"select": "silhouette"},
         },
     }
-    NOT_IN_HASH = ("run", "data.root", "data.cache_folder", "data.cache_limit_gib", "evaluate")
+    NOT_IN_HASH = (
+        "run",
+        "extract",
+        "pool",
+        "data.root",
+        "data.cache_folder",
+        "data.cache_limit_gib",
+        "evaluate",
+    )
 
     @property
     def training(self) -> Settings:

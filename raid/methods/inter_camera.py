@@ -2,9 +2,6 @@
 
 import logging
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,26 +12,32 @@ from tqdm import tqdm
 
 from raid import evaluate
 from raid.config import to_yaml
-from raid.data.sampler import singleton_share
-from raid.data.samples import Samples, relabel
+from raid.data.images import Images
 from raid.distributed import checkpoint
+from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
-from raid.evaluate import RetrievalSet
-from raid.health import alarms, cluster_health, label_quality
 from raid.losses.cluster_nce import ClusterMemory
-from raid.methods.contrastive import Encoder, device_of, similarity_of
-from raid.methods.icsr_config import IcsrConfig, Refine
+from raid.methods.contrastive import Encoder, device_of, finite
+from raid.methods.epoch_labels import assign_labels
+from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs
-from raid.ops.centrality import harmonic_centrality
-from raid.ops.cluster import agglomerative
-from raid.ops.modules import infomap_modules
-from raid.ops.refine import refine_labels
-from raid.ops.schedule import discard_probability
+from raid.methods.pool_extraction import extract_on_pool
 from raid.run_folder import RunFolder
 
 Ints = NDArray[np.int64]
 Figures = dict[str, float]
 INTER = 2  # first part of the key of this stage's random numbers
+SPANS = (
+    "prepare",
+    "intra_camera",
+    "startup",
+    "extract",
+    "cluster",
+    "train",
+    "data_wait",
+    "evaluate",
+    "checkpoint",
+)
 logger = logging.getLogger(__name__)
 
 
@@ -47,6 +50,8 @@ class InterCameraJob:
     weights: dict[str, Tensor]
     local_labels: Ints | None
     folder: RunFolder
+    before: Figures  # seconds of what came before, "time/NAME_s"
+    started: float  # when the workers were asked for, in seconds since the epoch
 
 
 @dataclass
@@ -62,53 +67,79 @@ class Progress:
     figures: Figures = field(default_factory=dict)  # of the epoch's clustering
 
 
-def inter_camera(group: Group, job: InterCameraJob) -> None:
-    """Train the encoder of all cameras; every worker of `group` calls this."""
+def inter_camera(group: Group, fanout: FanOut, job: InterCameraJob) -> None:
+    """Train the encoder of all cameras; every worker of `group` calls this.
+
+    Args:
+        group: the workers.
+        fanout: where blocks of rows run between epochs.
+        job: the same on every worker.
+    """
     config = job.config
     encoder = Encoder(config.training, job.weights, group, device_of(config.run.device))
     progress = _resumed(encoder, job)
+    spans = encoder.spans
+    spans.add("startup", time.time() - job.started)
+    before = job.before
     while progress.epoch < config.inter.epochs:
         encoder.set_learning_rate(progress.epoch)
-        times: Figures = {}
         if progress.labels is None:
-            with _timed(times, "time/cluster_s"):
-                _cluster(encoder, job, progress)
-        with _timed(times, "time/train_s"):
+            _cluster(encoder, fanout, job, progress)
+        first_step = progress.step
+        with spans("train"):
             _train(encoder, job, progress)
         figures = {**progress.figures, "train/loss": float(torch.stack(progress.losses).mean())}
         if job.inputs.retrieval is not None and config.evaluate.due(progress.epoch, config.inter.epochs):
-            with _timed(times, "time/evaluate_s"):
-                figures |= evaluated(encoder, job.inputs.retrieval, config.evaluate.ap)
+            with spans("evaluate"):
+                figures |= _evaluated(encoder, fanout, job)
+        figures |= before | spans.take()
+        before = {}
+        figures["time/step_s"] = figures["time/train_s"] / max(1, progress.step - first_step)
         if group.is_first:
-            job.folder.record_epoch(
-                {"epoch": progress.epoch, **figures, **times}, torch.stack(progress.losses).tolist()
-            )
-            _log_epoch(config, progress.epoch, {**figures, **times})
+            losses = torch.stack(progress.losses).tolist()
+            job.folder.record_epoch({"epoch": progress.epoch, **figures}, losses)
+            _log_epoch(config, progress.epoch, figures)
+        group.report(figures)
         progress = Progress(progress.epoch + 1, global_labels=progress.global_labels)
-        _save(encoder, job, progress)
+        with spans("checkpoint"):
+            _save(encoder, job, progress)
     if group.is_first:
         content = {"model": encoder.model.state_dict(), "config": to_yaml(config)}
         checkpoint.write_tensors(job.folder.model, content)
 
 
-def _cluster(encoder: Encoder, job: InterCameraJob, progress: Progress) -> None:
+def _cluster(encoder: Encoder, fanout: FanOut, job: InterCameraJob, progress: Progress) -> None:
     """Begin an epoch: extract, cluster, refine, and build the memory of the refined clusters."""
-    features = encoder.extract(job.inputs.train_images)
-    made = encoder.group.once(
-        lambda: assign_labels(
-            features.numpy().astype(np.float32),
-            job.inputs.train,
-            job.local_labels,
-            job.config,
-            progress.epoch,
-            progress.global_labels,
+    with encoder.spans("extract"):
+        features = _features(encoder, fanout, job, job.inputs.train_images)
+    with encoder.spans("cluster"):
+        made = encoder.group.once(
+            lambda: assign_labels(
+                features.numpy().astype(np.float32),
+                job.inputs.train,
+                job.local_labels,
+                job.config,
+                progress.epoch,
+                progress.global_labels,
+                fanout.map,
+            )
         )
-    )
     if encoder.group.is_first:
         for line in made.notes:
             logger.warning("epoch %d: %s", progress.epoch + 1, line)
-    progress.global_labels, progress.labels, progress.figures = made.global_labels, made.labels, made.figures
+    # Copies: what comes from an object store is read-only.
+    progress.global_labels, progress.labels = made.global_labels.copy(), made.labels.copy()
+    progress.figures = made.figures
     progress.memory = encoder.memory(features, made.labels, job.config.inter.momentum)
+
+
+def _features(encoder: Encoder, fanout: FanOut, job: InterCameraJob, images: Images) -> Tensor:
+    """Return the features of `images` on every worker, from the workers or from the pool."""
+    if job.config.extract.on == "workers":
+        return encoder.extract(images)
+    return encoder.group.once(
+        lambda: finite(extract_on_pool(encoder.model, encoder.settings, images, fanout))
+    )
 
 
 def _train(encoder: Encoder, job: InterCameraJob, progress: Progress) -> None:
@@ -142,98 +173,17 @@ def _train(encoder: Encoder, job: InterCameraJob, progress: Progress) -> None:
     encoder.assert_lockstep(progress.memory)
 
 
-@dataclass(frozen=True)
-class EpochLabels:
-    """The clusters of an epoch: labels (N,), -1 = outlier or discarded, and what is to be said of them."""
-
-    global_labels: Ints
-    labels: Ints
-    figures: Figures
-    notes: list[str]
-
-
-def assign_labels(
-    features: NDArray[np.float32],
-    train: Samples,
-    local_labels: Ints | None,
-    config: IcsrConfig,
-    epoch: int,
-    previous_labels: Ints | None,
-) -> EpochLabels:
-    """Cluster all images and refine the clusters with the local labels.
-
-    Args:
-        features: (N, D) float32 unit rows.
-        train: the N training images.
-        local_labels: (N,) of stage 1; None without refinement.
-        config: of the run.
-        epoch: 0-based.
-        previous_labels: (N,) global labels of the epoch before, for the churn.
-    """
-    cameras = train.cameras if train.has_cameras else None
-    similarity = similarity_of(features, config.neighbors)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        global_labels = agglomerative(similarity, num_clusters=config.inter.num_clusters)
-    notes = [str(warning.message) for warning in caught]
-    refined = global_labels
-    figures: Figures = {}
-    if config.refine.enabled:
-        assert cameras is not None
-        assert local_labels is not None
-        refined, figures = refined_labels(features, global_labels, local_labels, cameras, config, epoch)
-    figures |= cluster_health(
-        global_labels, refined, cameras=cameras, similarity=similarity, previous_labels=previous_labels
-    )
-    figures["sampler/singleton_share"] = singleton_share(refined)
-    figures |= label_quality(train.identities, global_labels, refined, local_labels, cameras)
-    notes += [f"ALARM: {line}" for line in alarms(figures, len(features))]
-    return EpochLabels(global_labels, relabel(refined), figures, notes)
-
-
-def refined_labels(
-    features: NDArray[np.float32],
-    global_labels: Ints,
-    local_labels: Ints,
-    cameras: Ints,
-    config: IcsrConfig,
-    epoch: int,
-) -> tuple[Ints, Figures]:
-    """Discard what the local labels contradict (equations 1 and 2); return labels (N,) and figures."""
-    chosen: Refine = config.refine
-    probability = discard_probability(
-        chosen.decay, epoch, config.inter.epochs, horizon=chosen.horizon, start=chosen.start, end=chosen.end
-    )
-    scores = harmonic_centrality(
-        features,
-        num_neighbors=chosen.num_neighbors,
-        cutoff=chosen.score_cutoff,
-        include_self=chosen.include_self,
-    )
-    modules = None
-    if chosen.referee == "infomap_last":
-        modules = infomap_modules(features, num_neighbors=chosen.num_neighbors, seed=config.seed)
-    labels = refine_labels(
-        global_labels,
-        local_labels,
-        cameras,
-        scores,
-        discard_probability=probability,
-        seed=config.seed,
-        epoch=epoch,
-        referee=chosen.referee,
-        coin=chosen.coin,
-        require_above_mean=chosen.require_above_mean,
-        modules=modules,
-    )
-    return labels, {"refine/discard_probability": probability}
-
-
-def evaluated(encoder: Encoder, retrieval: RetrievalSet, ap: str) -> Figures:
+def _evaluated(encoder: Encoder, fanout: FanOut, job: InterCameraJob) -> Figures:
     """Return the retrieval figures of the encoder as it is; every worker calls this."""
-    query = encoder.extract(retrieval.query_images).numpy().astype(np.float32)
-    gallery = encoder.extract(retrieval.gallery_images).numpy().astype(np.float32)
-    return encoder.group.once(lambda: evaluate.metrics(retrieval.rank(query, gallery, ap=ap)))
+    retrieval = job.inputs.retrieval
+    assert retrieval is not None
+    query, gallery = (
+        _features(encoder, fanout, job, images).numpy().astype(np.float32)
+        for images in (retrieval.query_images, retrieval.gallery_images)
+    )
+    return encoder.group.once(
+        lambda: evaluate.metrics(retrieval.rank(query, gallery, ap=job.config.evaluate.ap))
+    )
 
 
 def _save(encoder: Encoder, job: InterCameraJob, progress: Progress) -> None:
@@ -294,13 +244,6 @@ def _array(labels: Tensor | None) -> Ints | None:
     return None if labels is None else labels.numpy()
 
 
-@contextmanager
-def _timed(times: Figures, name: str) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    times[name] = time.monotonic() - started
-
-
 def _log_epoch(config: IcsrConfig, epoch: int, figures: Figures) -> None:
     parts = [
         f"epoch {epoch + 1}/{config.inter.epochs}",
@@ -311,5 +254,9 @@ def _log_epoch(config: IcsrConfig, epoch: int, figures: Figures) -> None:
         parts.append(f"discarded {figures['refine/discarded']:.1%}")
     if "eval/mAP" in figures:
         parts.append(f"mAP {figures['eval/mAP']:.3f}, rank-1 {figures['eval/rank1']:.3f}")
-    parts.append(f"{sum(value for key, value in figures.items() if key.startswith('time/')):.1f} s")
+    parts.append(
+        ", ".join(
+            f"{name} {figures[f'time/{name}_s']:.1f} s" for name in SPANS if f"time/{name}_s" in figures
+        )
+    )
     logger.info(" | ".join(parts))

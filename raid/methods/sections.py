@@ -141,6 +141,22 @@ class Evaluate(Schema):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extract(Schema):
+    """Where features are extracted between epochs; the result is the same."""
+
+    on: Annotated[
+        Literal["workers", "pool"], "the training workers, each its share, or the pool's processes"
+    ] = "workers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Schema):
+    """The processes beside the training workers: cameras of stage 1, blocks of rows between epochs."""
+
+    size: Annotated[NonNegativeInt, "processes; 0: as many as run.workers"] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Numerics(Schema):
     """What decides the last bits of a result."""
 

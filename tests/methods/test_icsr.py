@@ -12,6 +12,7 @@ from raid.data.samples import Samples
 from raid.distributed.fanout import InProcess, Processes
 from raid.methods import icsr, inter_camera, intra_camera
 from raid.methods.contrastive import starting_weights
+from raid.methods.epoch_labels import assign_labels
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs, open_inputs
 from raid.methods.intra_camera import CameraJob, train_camera
@@ -88,7 +89,7 @@ def test_labels_of_an_epoch_are_the_ops_in_the_papers_order(root, inputs):
     config = tiny.config(root, root.parent, seed=7)
     train, features = inputs.train, unit_rows(0, len(inputs.train))
     local = np.arange(len(train)) % 3
-    made = inter_camera.assign_labels(features, train, local, config, 1, None)
+    made = assign_labels(features, train, local, config, 1, None)
     similarity = jaccard_similarity(features, k1=8, k2=3)
     expected = agglomerative(similarity, num_clusters=8)
     np.testing.assert_array_equal(made.global_labels, expected)
@@ -112,15 +113,15 @@ def test_labels_of_an_epoch_are_the_ops_in_the_papers_order(root, inputs):
 def test_baseline_is_icsr_that_discards_nothing(root, inputs):
     config = tiny.config(root, root.parent, refine__start=0.0)
     features, local = unit_rows(0, len(inputs.train)), np.arange(len(inputs.train)) % 3
-    kept = inter_camera.assign_labels(features, inputs.train, local, config, 0, None)
+    kept = assign_labels(features, inputs.train, local, config, 0, None)
     baseline = replace(config, refine=replace(config.refine, enabled=False))
-    plain = inter_camera.assign_labels(features, inputs.train, None, baseline, 0, None)
+    plain = assign_labels(features, inputs.train, None, baseline, 0, None)
     np.testing.assert_array_equal(kept.labels, plain.labels)
 
 
 def test_collapse_is_said_aloud(root, inputs):
     config = tiny.config(root, root.parent, inter__num_clusters=1, refine__enabled=False)
-    made = inter_camera.assign_labels(unit_rows(1, len(inputs.train)), inputs.train, None, config, 0, None)
+    made = assign_labels(unit_rows(1, len(inputs.train)), inputs.train, None, config, 0, None)
     assert any("ALARM: one cluster holds 100% of the images" in note for note in made.notes)
 
 

@@ -1,5 +1,6 @@
 """The result does not depend on the number of workers (design.md section 3, invariance.md)."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import workers
 from torch import Tensor
 
 from raid.distributed import checkpoint
+from raid.distributed.backend import LocalBackend
 from raid.distributed.group import Group
-from raid.distributed.launch import run_workers
 from raid.methods.contrastive import starting_weights
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs, open_inputs
@@ -41,6 +42,8 @@ def run_job(config: IcsrConfig, inputs: Inputs, folder: Path) -> InterCameraJob:
         starting_weights(config.training),
         local_labels,
         RunFolder.open(folder, config, inputs.fingerprint, resume=False, fresh=False),
+        before={},
+        started=time.time(),
     )
 
 
@@ -64,7 +67,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for size in SIZES:
         runs = [run_job(configs[name], inputs, out / f"{name} {size}") for name in RUN_MODES]
         job = workers.Job(steps, faults=size == 2, runs=runs, out=out)
-        run_workers(workers.work, size, 1, job)
+        LocalBackend(workers=size, threads=1, on_gpu=False).run_workers(workers.work, job)
     return out
 
 

@@ -151,7 +151,7 @@ def test_process_killed_by_a_signal(root, whole, tmp_path):
     config = configured(root, tmp_path / "run")
     file = tmp_path / "run.yaml"
     file.write_text(to_yaml(config))
-    command = [sys.executable, "-m", "raid", "icsr", str(file)]
+    command = [sys.executable, "-m", "raid", "icsr", str(file), "--backend", "local"]
     checkpoints = tmp_path / "run" / "checkpoints"
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

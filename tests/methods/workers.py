@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raid.data.images import Images
+from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.methods.contrastive import Encoder, Settings
 from raid.methods.inter_camera import InterCameraJob, inter_camera
@@ -73,7 +74,7 @@ def _sum_bucket(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Te
     return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
 
 
-def work(group: Group, job: Job) -> None:
+def work(group: Group, fanout: FanOut, job: Job) -> None:
     """Do everything that `job` asks for; write it to `job.out`."""
     found = {name: train(group, steps) for name, steps in job.steps.items()}
     if job.faults:
@@ -84,7 +85,7 @@ def work(group: Group, job: Job) -> None:
             found[fault.__name__] = train(fault(group.rank, group.size), honest)
     torch.save(found, job.out / f"worker_{group.rank}_of_{group.size}.pt")
     for run in job.runs:
-        inter_camera(group, run)
+        inter_camera(group, fanout, run)
 
 
 def train(group: Group, job: StepsJob) -> dict[str, Any]:

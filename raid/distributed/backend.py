@@ -1,0 +1,68 @@
+"""Where a run works: its workers and its pool of processes, on this machine or on a Ray cluster."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from raid.distributed.fanout import FanOut, InProcess, Processes
+from raid.distributed.launch import run_workers
+
+
+class Backend(Protocol):
+    """Starts what a run needs."""
+
+    def prepare(self, folder: Path) -> None:
+        """Find out, before anything is written, that the run can start.
+
+        Args:
+            folder: the run's, which every worker must see.
+
+        Raises:
+            InputError: there is too little of something.
+        """
+
+    def pool(self, num_items: int) -> AbstractContextManager[FanOut]:
+        """Give a place for `num_items` independent pieces of work, for as long as the block lasts."""
+
+    def run_workers(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call `function(group, fanout, *arguments)` on every worker and wait for all of them.
+
+        Args:
+            function: module-level; its result is what it writes.
+            arguments: picklable.
+
+        Raises:
+            InputError: a worker raised it.
+        """
+
+
+class LocalBackend:
+    """This machine, without Ray: this process, or gloo processes that it spawns."""
+
+    def __init__(self, *, workers: int, threads: int, on_gpu: bool) -> None:
+        """Use `workers` processes of `threads` CPU threads; with `on_gpu` the pool is this process."""
+        self.workers, self.threads, self.on_gpu = workers, threads, on_gpu
+
+    def prepare(self, folder: Path) -> None:
+        """Do nothing: the processes may be more than the cores."""
+
+    @contextmanager
+    def pool(self, num_items: int) -> Iterator[FanOut]:
+        """Give as many processes as there are workers; on a GPU, or for one item, this process."""
+        processes = min(self.workers, num_items)
+        if processes <= 1 or self.on_gpu:
+            torch.set_num_threads(self.threads)
+            yield InProcess()
+            return
+        pool = Processes(processes, self.threads)
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+    def run_workers(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Run the workers; the blocks between epochs run in the worker that asks."""
+        run_workers(function, self.workers, self.threads, InProcess(), *arguments)

@@ -1,0 +1,189 @@
+"""The same run on Ray: its pool and its trainer, on one local cluster that the tests here share."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tiny
+import torch
+
+from raid.distributed.backend import LocalBackend
+from raid.distributed.fanout import FanOut, InProcess
+from raid.distributed.group import Group
+from raid.errors import InputError
+from raid.methods import icsr
+from raid.methods.contrastive import Encoder, starting_weights
+from raid.methods.icsr_config import IcsrConfig
+from raid.methods.inputs import open_inputs
+from raid.methods.inter_camera import SPANS
+from raid.methods.pool_extraction import extract_on_pool
+from raid.ops.jaccard import jaccard_similarity
+from raid.run_folder import RunFolder
+
+ray = pytest.importorskip("ray")
+from raid.distributed.ray_backend import RayBackend  # noqa: E402
+from raid.distributed.ray_pool import RayPool  # noqa: E402
+from raid.methods.on_ray import ray_backend  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cluster of this process alone: another one on the machine is neither joined nor disturbed."""
+    folders = os.pathsep.join(str(folder) for folder in (Path(__file__).parent, Path(tiny.__file__).parent))
+    environment = {"env_vars": {"PYTHONPATH": folders}}  # the processes import functions of this file
+    ray.init(address="local", num_cpus=2, log_to_driver=False, runtime_env=environment)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pool(cluster: None) -> Iterator[RayPool]:
+    pool = RayPool.start(2, threads=1)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_images(tmp_path_factory.mktemp("ray") / "images")
+
+
+def describe(item: int, shared: np.ndarray) -> tuple[int, bool, int, float]:
+    time.sleep(0.05 * (item % 3))
+    return item, shared.flags.writeable, torch.get_num_threads(), float(shared.sum())
+
+
+def die_once(item: int, folder: Path) -> int:
+    mark = folder / f"died_{item}"
+    if item == 3 and not mark.exists():
+        mark.touch()
+        os._exit(7)
+    return item * item
+
+
+def fail(item: int) -> int:
+    raise InputError(f"item {item} is bad")
+
+
+def test_pool_keeps_the_order_and_shares_arrays_read_only(pool):
+    shared = pool.share(np.ones(1000))
+    results = list(pool.map(describe, range(11), shared))
+    assert results == [(item, False, 1, 1000.0) for item in range(11)]
+
+
+def test_pool_without_items_is_nothing(pool):
+    assert list(pool.map(describe, [], np.ones(1))) == []
+
+
+def test_pool_starts_a_dead_process_anew_and_gives_it_the_item_again(pool, tmp_path):
+    assert list(pool.map(die_once, range(8), tmp_path)) == [item * item for item in range(8)]
+    assert (tmp_path / "died_3").exists()
+
+
+def test_pool_passes_on_the_failure_of_an_item_and_goes_on_afterwards(pool):
+    with pytest.raises(InputError, match="item 0 is bad"):
+        list(pool.map(fail, range(4)))
+    assert len(list(pool.map(describe, range(3), np.ones(2)))) == 3
+
+
+def test_blocks_of_rows_are_the_same_bytes_as_in_this_process(pool):
+    rows = np.random.default_rng(0).normal(size=(300, 32)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    here = jaccard_similarity(rows, k1=10, k2=4, block_rows=64)
+    there = jaccard_similarity(rows, k1=10, k2=4, block_rows=64, map_blocks=pool.map)
+    for ours, theirs in ((here.data, there.data), (here.indices, there.indices), (here.indptr, there.indptr)):
+        assert ours.tobytes() == theirs.tobytes()
+
+
+def test_extraction_on_the_pool_is_the_same_bytes_as_by_the_workers(pool, root):
+    config = tiny.config(root, root.parent, numerics__dtype="float32", numerics__extract_batch=16)
+    images = open_inputs(config.data).train_images
+    encoder = Encoder(config.training, starting_weights(config.training), Group.solo(), torch.device("cpu"))
+    expected = encoder.extract(images)
+    for fanout in (pool, InProcess()):
+        found = extract_on_pool(encoder.model, config.training, images, fanout)
+        assert torch.equal(found, expected)
+
+
+# A trainer starts in seconds to tens of seconds: two runs, and one that fails, are all that start one.
+RUNS = {1: {"extract__on": "pool"}, 2: {}}
+
+
+def run(root: Path, name: str, workers: int, **overrides: object) -> tuple[IcsrConfig, RunFolder]:
+    config = tiny.config(root, root.parent / name, run__workers=workers, pool__size=2, **overrides)
+    return config, RunFolder(config.run.folder)
+
+
+@pytest.fixture(scope="module")
+def local(root: Path) -> RunFolder:
+    config, folder = run(root, "local", 1)
+    icsr.run(config)
+    return folder
+
+
+@pytest.fixture(scope="module", params=sorted(RUNS))
+def on_ray(request: pytest.FixtureRequest, root: Path, cluster: None) -> RunFolder:
+    config, folder = run(root, f"ray_{request.param}", request.param, **RUNS[request.param])
+    icsr.run(config, ray_backend(config))
+    return folder
+
+
+def test_a_run_on_ray_has_the_losses_and_labels_of_a_run_without(on_ray, local):
+    ours, theirs = ([step["loss"] for step in folder.steps()] for folder in (on_ray, local))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+    assert len(ours) == 2 * 3
+    assert pq.read_table(on_ray.local_labels).equals(pq.read_table(local.local_labels))
+    for ours, theirs in zip(on_ray.metrics(), local.metrics(), strict=True):
+        assert ours["eval/mAP"] == pytest.approx(theirs["eval/mAP"])
+        assert ours["cluster/num"] == theirs["cluster/num"]
+    assert not list(on_ray.path.glob("ray_train_*"))
+
+
+def test_every_span_is_recorded(on_ray):
+    first = on_ray.metrics()[0]
+    for name in set(SPANS) - {"checkpoint"}:  # which comes with the epoch after it
+        assert first[f"time/{name}_s"] >= 0.0
+    assert first["time/data_wait_s"] < first["time/train_s"]
+
+
+def refuse(group: Group, fanout: FanOut, marks: Path) -> None:
+    group.once(lambda: (marks / "computed").touch())
+    if group.rank == 1:
+        raise InputError("data.root: worker 1 cannot read it")
+    group.once(lambda: fail(5))
+
+
+def test_input_error_of_a_worker_is_the_driver_s(cluster, tmp_path):
+    backend = RayBackend(workers=2, threads=1, on_gpu=False, pool_size=1)
+    backend.prepare(tmp_path / "run")
+    with pytest.raises(InputError, match=r"worker 1 cannot read it|item 5 is bad"):
+        backend.run_workers(refuse, tmp_path)
+    assert (tmp_path / "computed").exists()
+
+
+def test_cluster_that_is_too_small_is_said_before_anything_is_written(cluster, root):
+    config, folder = run(root, "too_large", 4)
+    message = "4 workers need 4 CPUs, and the cluster has 2; ask for at most 2"
+    with pytest.raises(InputError, match=message):
+        icsr.run(config, ray_backend(config))
+    assert not folder.path.exists()
+
+
+def test_gpus_that_are_not_there_are_said(cluster, tmp_path):
+    backend = RayBackend(workers=2, threads=1, on_gpu=True, pool_size=1)
+    with pytest.raises(InputError, match="2 CPUs and 2 GPUs, and the cluster has 2 and 0"):
+        backend.prepare(tmp_path)
+
+
+def test_relative_folder_in_a_submitted_job_is_refused(monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(InputError, match=r"run\.folder: runs/x is relative"):
+        RayBackend(workers=1, threads=1, on_gpu=False, pool_size=1).prepare(Path("runs/x"))
+
+
+def test_local_backend_wants_nothing(tmp_path):
+    LocalBackend(workers=64, threads=1, on_gpu=False).prepare(tmp_path)
