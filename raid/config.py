@@ -32,6 +32,10 @@ class Schema:
     # Paths that may differ between a run and its resumption: they do not change the result.
     NOT_IN_HASH: ClassVar[tuple[str, ...]] = ()
 
+    def also_determining(self) -> tuple[str, ...]:
+        """Return the paths under NOT_IN_HASH that, with these values, do change the result."""
+        return ()
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (path below this section, what is impossible and what to do)."""
         return iter(())
@@ -79,17 +83,27 @@ def flatten(config: Schema) -> dict[str, Any]:
     return dict(_flat(config))
 
 
+def read_flat(file: Path | str) -> dict[str, Any]:
+    """Return {"a.b": value} of what a YAML file says, whatever schema it is of: for showing, not for use.
+
+    Raises:
+        InputError: the file cannot be read, or is not YAML.
+    """
+    return dict(_flat_tree(_read_file(file)))
+
+
 def to_yaml(config: Schema) -> str:
     """Return the resolved configuration as YAML text that `load` reads back."""
     return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
 
 
 def determining(config: Schema) -> dict[str, Any]:
-    """Return {"a.b": value} of what determines the result: all but what is under NOT_IN_HASH."""
+    """Return {"a.b": value} of what determines the result: all but NOT_IN_HASH."""
     return {
         path: value
         for path, value in flatten(config).items()
-        if not any(path == skip or path.startswith(f"{skip}.") for skip in config.NOT_IN_HASH)
+        if path in config.also_determining()
+        or not any(path == skip or path.startswith(f"{skip}.") for skip in config.NOT_IN_HASH)
     }
 
 
@@ -287,6 +301,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(below) for below in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _flat_tree(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat_tree(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _flat(section: Schema, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -52,19 +52,30 @@ class Images(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class CachedImages:
-    """Rows of a decoded array (all images, 3, H, W) in a file."""
+    """Rows of a decoded array (all images, 3, H, W) in a file; a node without the file decodes them anew."""
 
     file: Path
     file_rows: Ints
     height: int
     width: int
+    samples: Samples  # all rows of the file
 
     def __len__(self) -> int:
         return len(self.file_rows)
 
     def gather(self, rows: Ints) -> Tensor:
-        """Copy the images `rows` out of the file's pages."""
-        return torch.from_numpy(_mapped(self.file)[self.file_rows[rows]])
+        """Copy the images `rows` out of the file's pages.
+
+        Raises:
+            InputError: this node has neither the file nor the images.
+        """
+        try:
+            pixels = _mapped(self.file)
+        except FileNotFoundError:
+            shape = (len(self.samples), 3, self.height, self.width)
+            _open_cache(self.samples, self.file, shape, NUM_THREADS)
+            pixels = _mapped(self.file)
+        return torch.from_numpy(pixels[self.file_rows[rows]])
 
     def take(self, rows: Ints) -> "CachedImages":
         """Return the images `rows`, of the same file."""
@@ -156,7 +167,9 @@ def open_images(
     bad = [(paths[row], reason) for row, reason in failures.items()]
     skip_or_fail(bad, len(samples), root=samples.root, on_error=on_error)
     images: Images = (
-        CachedImages(array, np.arange(len(samples)), height, width)
+        CachedImages(
+            array, np.arange(len(samples)), height, width, replace(samples, root=samples.root.absolute())
+        )
         if cached
         else DecodedImages(samples.root.absolute(), tuple(paths), height, width, num_threads)
     )

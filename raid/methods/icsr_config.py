@@ -1,8 +1,9 @@
 """Configuration of ICSR."""
 
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -97,6 +98,11 @@ class IcsrConfig(Schema):
         "reading of the paper: the default, the paper's text to the letter, or the authors' release",
     ] = "default"
     seed: Annotated[int, Field(ge=0, lt=2**63), "of everything random"] = 1
+    scale: Annotated[
+        Literal["strong", "weak"],
+        "strong: the batch is the same for any number of workers; weak: it grows with them, and with it the "
+        "learning rate by optimizer.weak_rule",
+    ] = "strong"
     data: Data = Data()
     model: Model = Model()
     augment: Augment = Augment()
@@ -136,9 +142,14 @@ class IcsrConfig(Schema):
         "evaluate",
     )
 
+    def also_determining(self) -> tuple[str, ...]:
+        """Return `run.workers` where the batch, or what batch norm sees, depends on it."""
+        depends = self.scale == "weak" or self.model.batch_norm == "local"
+        return ("run.workers",) if depends else ()
+
     @property
-    def training(self) -> Settings:
-        """The sections that an encoder needs."""
+    def camera_training(self) -> Settings:
+        """What the encoder of a camera needs, whatever the number of workers."""
         return Settings(
             self.seed,
             self.temperature,
@@ -149,9 +160,22 @@ class IcsrConfig(Schema):
             self.numerics,
         )
 
+    @property
+    def training(self) -> Settings:
+        """What the encoder of all cameras needs: under `scale: weak` the batch grows with the workers."""
+        if self.scale == "strong":
+            return self.camera_training
+        workers, rate = self.run.workers, self.optimizer.learning_rate
+        factor = {"linear": workers, "square_root": math.sqrt(workers), "constant": 1.0}
+        return replace(
+            self.camera_training,
+            sampler=replace(self.sampler, identities=self.sampler.identities * workers),
+            optimizer=replace(self.optimizer, learning_rate=rate * factor[self.optimizer.weak_rule]),
+        )
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield combinations of sections that cannot work."""
-        batch, ghost, workers = self.sampler.batch_size, self.model.ghost_size, self.run.workers
+        batch, ghost, workers = self.training.sampler.batch_size, self.model.ghost_size, self.run.workers
         grouped = self.model.batch_norm == "ghost"
         if grouped and 1 < ghost <= self.sampler.instances:
             yield (

@@ -94,7 +94,7 @@ def train_camera(camera: int, job: CameraJob) -> CameraResult:
     best = CameraResult(np.zeros(len(images), dtype=np.int64), -1.0, 0)
     if len(images) == 1:
         return best
-    encoder = Encoder(config.training, job.weights, Group.solo(), device_of(config.run.device))
+    encoder = Encoder(config.camera_training, job.weights, Group.solo(), device_of(config.run.device))
     for epoch in range(config.intra.epochs):
         features = encoder.extract(images)
         similarity = similarity_of(features.numpy().astype(np.float32), config.neighbors)

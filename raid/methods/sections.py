@@ -111,6 +111,10 @@ class Optimizer(Schema):
     weight_decay: Annotated[NonNegativeFloat, "on all parameters"] = 5e-4
     step_epochs: Annotated[PositiveInt, "epochs between two drops of the learning rate"] = 20
     gamma: Annotated[PositiveFloat, "factor of a drop"] = 0.1
+    weak_rule: Annotated[
+        Literal["linear", "square_root", "constant"],
+        "scale weak: the learning rate times W, its square root, or as it is, on W workers",
+    ] = "linear"
 
 
 @dataclass(frozen=True, kw_only=True)

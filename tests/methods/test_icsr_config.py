@@ -14,6 +14,7 @@ DATA = {"data.root": "images"}  # all that a run needs to be told
 NOT_IN_HASH = {
     *("run.folder", "run.workers", "run.device", "run.checkpoint_steps", "run.keep_checkpoints"),
     *("data.root", "data.cache_folder", "data.cache_limit_gib", "evaluate.every", "evaluate.ap"),
+    *("extract.on", "pool.size"),
 }
 
 
@@ -107,3 +108,28 @@ def test_the_hash_follows_every_field_but_those_that_do_not_change_the_result():
 @pytest.mark.parametrize(("chosen", "images", "clusters"), [(7, 3, 7), ("n//5", 23, 4), ("n//5", 4, 1)])
 def test_clusters_of_a_camera(chosen, images, clusters):
     assert IntraCamera(num_clusters=chosen).clusters_of(images) == clusters
+
+
+def test_weak_scaling_grows_the_batch_and_names_the_learning_rate_s_rule():
+    rates = {"linear": 4 * 3.5e-4, "square_root": 2 * 3.5e-4, "constant": 3.5e-4}
+    for rule, rate in rates.items():
+        config = load(
+            IcsrConfig,
+            overrides=["data.root=x", "scale=weak", "run.workers=4", f"optimizer.weak_rule={rule}"],
+        )
+        assert config.training.sampler.batch_size == 4 * 64
+        assert config.training.optimizer.learning_rate == pytest.approx(rate)
+        assert config.camera_training.sampler.batch_size == 64
+        assert config.camera_training.optimizer.learning_rate == 3.5e-4
+
+
+def test_strong_scaling_knows_no_workers():
+    one, four = (load(IcsrConfig, overrides=["data.root=x", f"run.workers={n}"]) for n in (1, 4))
+    assert one.training == four.training
+    assert config_hash(one) == config_hash(four)
+
+
+@pytest.mark.parametrize("choice", ["scale=weak", "model.batch_norm=local"])
+def test_workers_are_part_of_the_hash_where_the_result_depends_on_them(choice):
+    one, four = (load(IcsrConfig, overrides=["data.root=x", choice, f"run.workers={n}"]) for n in (1, 4))
+    assert config_hash(one) != config_hash(four)
