@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo demo-seeds test check format clean
+.PHONY: help install demo demo-seeds test test-cluster check format clean
 
 help:
 	@echo "make demo        train the baseline and ICSR on rendered people and compare them (about 6 minutes)"
 	@echo "make demo-seeds  the same with three seeds: mean, deviation, paired differences"
 	@echo "make test        run the tests"
+	@echo "make test-cluster  run the tests that start a cluster or a server of their own"
 	@echo "make check       ruff (format and lint), mypy --strict, import-linter"
 	@echo "make format      format the code"
 	@echo "make install     install into .venv (the others do it when it is missing)"
@@ -31,6 +32,10 @@ demo-seeds: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/pytest
+
+# A process a file, one after the other: no two clusters are alive at once.
+test-cluster: $(INSTALLED)
+	@set -e; for file in tests/cluster/test_*.py; do echo "$$file"; $(BIN)/pytest --timeout 600 $$file; done
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

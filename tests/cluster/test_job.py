@@ -1,0 +1,133 @@
+"""`raid icsr` as a submitted job on a real head of this machine, with token authentication."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tiny
+
+from raid.config import flatten
+from raid.run_folder import RunFolder
+
+REPOSITORY = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    # Ray refuses ports in its workers' range, 10002 to 19999.
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = int(listener.getsockname()[1])
+        if port >= 20000:
+            return port
+
+
+@dataclass(frozen=True)
+class Head:
+    address: str
+    environment: dict[str, str]
+
+    def submit(self, *entrypoint: str, token: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = self.environment if token else {**self.environment, "RAY_AUTH_TOKEN_PATH": "/dev/null"}
+        command = [
+            str(BIN / "ray"), "job", "submit", "--address", self.address,
+            "--working-dir", str(REPOSITORY), "--runtime-env", str(REPOSITORY / "jobs" / "runtime_env.yaml"),
+            "--", "python", "-m", "raid", *entrypoint,
+        ]  # fmt: skip
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    folder = Path(tempfile.mkdtemp(prefix="raid", dir="/tmp"))  # short: the path of a socket goes below it
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # a job runs the head's python
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+    }
+    environment.pop("RAY_ADDRESS", None)
+    address = f"http://127.0.0.1:{(dashboard := free_port())}"
+    command = [
+        str(BIN / "ray"), "start", "--head", "--block", f"--port={free_port()}", "--num-cpus=2",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
+        "--disable-usage-stats",
+    ]  # fmt: skip
+    log = (folder / "head.log").open("w")
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(f"{address}/api/version", process)
+        yield Head(address, environment)
+    finally:
+        process.terminate()
+        process.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5)
+            return
+        except urllib.error.HTTPError:
+            return  # it answers, and wants a token
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError("the head does not start")
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("job")
+    config = tiny.config(
+        tiny.write_images(folder / "images"), folder / "run", run__workers=2, numerics__dtype="float32"
+    )
+    changed = {
+        key: value for key, value in flatten(config).items() if not isinstance(value, (list, type(None)))
+    }
+    return ["icsr", str(REPOSITORY / "jobs" / "icsr_demo.yaml"), *(f"{k}={v}" for k, v in changed.items())]
+
+
+def test_job_is_followed_to_its_end(head, arguments):
+    done = head.submit(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout
+    assert "last epoch  2: mAP" in done.stdout
+    folder = next(Path(a.removeprefix("run.folder=")) for a in arguments if a.startswith("run.folder="))
+    assert len(RunFolder(folder).metrics()) == 2
+    assert RunFolder(folder).model.exists()
+
+
+def test_status_of_a_job_that_fails_is_seen(head, arguments):
+    done = head.submit(*arguments, "inter.num_clusters=1000", "run.folder=/nowhere/run")
+    assert done.returncode != 0
+    assert "raid: inter.num_clusters: 1000 clusters of 45 training images" in done.stdout
+
+
+def test_relative_run_folder_would_go_with_the_job(head, arguments):
+    done = head.submit(*arguments, "run.folder=runs/x")
+    assert done.returncode != 0
+    assert "run.folder: runs/x is relative" in done.stdout
+
+
+def test_job_without_the_token_is_refused(head, arguments):
+    done = head.submit(*arguments, token=False)
+    assert done.returncode != 0
+    assert "succeeded" not in done.stdout
+    assert "token" in (done.stdout + done.stderr).lower()
