@@ -7,10 +7,11 @@ from tqdm import tqdm
 
 
 def configure() -> None:
-    """Print the messages of level INFO and above as they are, above any progress bar."""
+    """Print raid's messages of level INFO and above, others' warnings, above any progress bar."""
     handler = _AboveBars()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("raid").setLevel(logging.INFO)
     logging.captureWarnings(True)
 
 

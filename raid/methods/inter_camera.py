@@ -130,7 +130,7 @@ def _cluster(encoder: Encoder, fanout: FanOut, job: InterCameraJob, progress: Pr
     # Copies: what comes from an object store is read-only.
     progress.global_labels, progress.labels = made.global_labels.copy(), made.labels.copy()
     progress.figures = made.figures
-    progress.memory = encoder.memory(features, made.labels, job.config.inter.momentum)
+    progress.memory = encoder.memory(features, progress.labels, job.config.inter.momentum)
 
 
 def _features(encoder: Encoder, fanout: FanOut, job: InterCameraJob, images: Images) -> Tensor:
