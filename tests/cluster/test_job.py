@@ -131,3 +131,8 @@ def test_job_without_the_token_is_refused(head, arguments):
     assert done.returncode != 0
     assert "succeeded" not in done.stdout
     assert "token" in (done.stdout + done.stderr).lower()
+
+
+def test_readme_shows_the_command_that_is_tested():
+    shown = "ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python -m raid icsr jobs/"
+    assert shown in (REPOSITORY / "README.md").read_text()
