@@ -9,6 +9,7 @@ import torch
 
 from raid.distributed.fanout import FanOut, InProcess, Processes
 from raid.distributed.launch import run_workers
+from raid.errors import InputError
 
 
 class Backend(Protocol):
@@ -47,7 +48,17 @@ class LocalBackend:
         self.workers, self.threads, self.on_gpu = workers, threads, on_gpu
 
     def prepare(self, folder: Path) -> None:
-        """Do nothing: the processes may be more than the cores."""
+        """Count the GPUs; the processes may be more than the cores."""
+        if not self.on_gpu:
+            return
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if found == 0:
+            raise InputError("run.device: cuda, and torch finds no GPU on this machine; ask for cpu or auto")
+        if self.workers > found:
+            raise InputError(
+                f"run.workers: {self.workers} workers want a GPU each, and this machine has {found}; "
+                "ask for fewer workers, or for run.device=cpu"
+            )
 
     @contextmanager
     def pool(self, num_items: int) -> Iterator[FanOut]:

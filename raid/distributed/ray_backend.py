@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import ray
 import ray.train
@@ -27,6 +27,7 @@ from raid.distributed.ray_pool import RayPool
 from raid.errors import InputError
 
 T = TypeVar("T")
+Device = Literal["auto", "cpu", "cuda"]
 
 _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job
 _TRAIN_SETTINGS = {
@@ -45,16 +46,18 @@ _TRAIN_SETTINGS = {
 class RayBackend:
     """A cluster that is there (`RAY_ADDRESS`, or a submitted job's), or one of this machine's own."""
 
-    def __init__(self, *, workers: int, threads: int, on_gpu: bool, pool_size: int) -> None:
+    def __init__(self, *, workers: int, threads: int, device: Device, pool_size: int) -> None:
         """Say what the runs need; nothing is started yet.
 
         Args:
             workers: of a stage.
             threads: CPU threads of each worker and of each process of the pool.
-            on_gpu: every worker has a GPU, and so has every process of stage 1.
+            device: with `cuda`, or `auto` on a cluster with GPUs, every worker has a GPU, and so has every
+                process of stage 1. This process needs none: it may be on a head without.
             pool_size: processes of the pool; 0: as many as there are workers.
         """
-        self.workers, self.threads, self.on_gpu = workers, threads, on_gpu
+        self.workers, self.threads, self.device = workers, threads, device
+        self.on_gpu = False
         self.pool_size = pool_size or workers
         self._started: RayPool | None = None
         self._folder = Path()
@@ -71,9 +74,9 @@ class RayBackend:
             os.environ.setdefault(name, value)
         if not ray.is_initialized():
             ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.WARNING)
-        _check_resources(
-            ray.cluster_resources(), workers=self.workers, threads=self.threads, on_gpu=self.on_gpu
-        )
+        have = ray.cluster_resources()
+        self.on_gpu = self.device == "cuda" or (self.device == "auto" and have.get("GPU", 0.0) > 0.0)
+        _check_resources(have, workers=self.workers, threads=self.threads, on_gpu=self.on_gpu)
         if self._started is None:
             self._started = RayPool.start(self.pool_size, threads=self.threads)
 
@@ -227,7 +230,7 @@ def _check_resources(have: Mapping[str, float], *, workers: int, threads: int, o
     fits = min(int(have.get(kind, 0.0) * workers // number) for kind, number in wanted.items())
     raise InputError(
         f"run.workers: {workers} workers need {needs}, and the cluster has {has}; "
-        f"ask for at most {fits}, or for a larger cluster"
+        f"ask for at most {fits}, or for a larger cluster{' or run.device=cpu' if on_gpu else ''}"
     )
 
 

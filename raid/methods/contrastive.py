@@ -19,7 +19,7 @@ from raid.distributed.group import Group
 from raid.errors import InputError
 from raid.extract import extract
 from raid.losses.cluster_nce import ClusterMemory, cluster_centroids, cluster_nce
-from raid.methods.sections import Augment, Model, Neighbors, Numerics, Optimizer, Run, Sampler
+from raid.methods.sections import Augment, Model, Neighbors, Numerics, Optimizer, Sampler
 from raid.models import backbone
 from raid.models.backbone import Backbone
 from raid.models.batch_norm import norm_factory, pending_statistics, update_running_statistics
@@ -94,29 +94,6 @@ def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device(name)
 
 
-def check_devices(run: Run, numerics: Numerics) -> None:
-    """Compare what a run wants with this machine's GPUs.
-
-    Raises:
-        InputError: there are too few, or they cannot do it.
-    """
-    if device_of(run.device).type != "cuda":
-        return
-    if numerics.reproducible == "exact":
-        raise InputError(
-            "numerics.reproducible: exact is for CPUs, whose sums have a fixed order; "
-            "use batched, or run.device=cpu"
-        )
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if found == 0:
-        raise InputError("run.device: cuda, and torch finds no GPU on this machine; ask for cpu or auto")
-    if run.workers > found:
-        raise InputError(
-            f"run.workers: {run.workers} workers want a GPU each, and this machine has {found}; "
-            "ask for fewer workers, or for run.device=cpu"
-        )
-
-
 def similarity_of(
     features: NDArray[np.float32], neighbors: Neighbors, map_blocks: MapBlocks = map
 ) -> csr_array:
@@ -145,7 +122,16 @@ class Encoder:
     def __init__(
         self, settings: Settings, weights: dict[str, Tensor], group: Group, device: torch.device
     ) -> None:
-        """Start from `weights` (see `starting_weights`)."""
+        """Start from `weights` (see `starting_weights`).
+
+        Raises:
+            InputError: exact sums are asked for on a GPU.
+        """
+        if settings.numerics.reproducible == "exact" and device.type == "cuda":
+            raise InputError(
+                "numerics.reproducible: exact is for CPUs, whose sums have a fixed order; "
+                "use batched, or run.device=cpu"
+            )
         self.settings, self.group, self.device = settings, group, device
         self.spans = Spans()
         self.model = build_model(settings, group)

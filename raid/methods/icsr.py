@@ -25,7 +25,7 @@ import numpy as np
 from raid.data.samples import Samples
 from raid.distributed.backend import Backend, LocalBackend
 from raid.errors import InputError
-from raid.methods.contrastive import check_devices, device_of, starting_weights
+from raid.methods.contrastive import device_of, starting_weights
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs, camera_name, open_inputs
 from raid.methods.inter_camera import InterCameraJob, inter_camera
@@ -101,7 +101,6 @@ def check(config: IcsrConfig, inputs: Inputs) -> None:
     Raises:
         InputError: a combination that cannot work.
     """
-    check_devices(config.run, config.numerics)
     if config.model.batch_norm == "local" and config.run.workers > 1:
         logger.warning("model.batch_norm=local: the result depends on run.workers=%d", config.run.workers)
     train = inputs.train

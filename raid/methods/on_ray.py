@@ -1,7 +1,6 @@
 """The Ray backend of a configuration, by itself: a run without Ray does not import it."""
 
 from raid.distributed.ray_backend import RayBackend
-from raid.methods.contrastive import device_of
 from raid.methods.icsr_config import IcsrConfig
 
 
@@ -10,6 +9,6 @@ def ray_backend(config: IcsrConfig) -> RayBackend:
     return RayBackend(
         workers=config.run.workers,
         threads=config.numerics.threads,
-        on_gpu=device_of(config.run.device).type == "cuda",
+        device=config.run.device,
         pool_size=config.pool.size,
     )

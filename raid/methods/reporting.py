@@ -27,8 +27,12 @@ def rewrite_report(path: Path, overrides: Sequence[str] = ()) -> Path:
         overrides: `a.b=c` texts that go before the run's configuration, for images that have moved.
 
     Raises:
-        InputError: there is no such folder, it holds no run, or no epoch of it has been recorded.
+        InputError: there is no such folder, it holds no run, no epoch of it has been recorded, or an
+            override is not of section `data`.
     """
+    for text in overrides:
+        if not text.startswith("data."):
+            raise InputError(f"{text}: a report takes fields of section data alone; the rest is done")
     folder = RunFolder(path)
     recorded = folder.recorded()
     config = load(IcsrConfig, folder.config, overrides)

@@ -158,7 +158,7 @@ def refuse(group: Group, fanout: FanOut, marks: Path) -> None:
 
 
 def test_input_error_of_a_worker_is_the_driver_s(cluster, tmp_path):
-    backend = RayBackend(workers=2, threads=1, on_gpu=False, pool_size=1)
+    backend = RayBackend(workers=2, threads=1, device="cpu", pool_size=1)
     backend.prepare(tmp_path / "run")
     with pytest.raises(InputError, match=r"worker 1 cannot read it|item 5 is bad"):
         backend.run_workers(refuse, tmp_path)
@@ -174,7 +174,7 @@ def test_cluster_that_is_too_small_is_said_before_anything_is_written(cluster, r
 
 
 def test_gpus_that_are_not_there_are_said(cluster, tmp_path):
-    backend = RayBackend(workers=2, threads=1, on_gpu=True, pool_size=1)
+    backend = RayBackend(workers=2, threads=1, device="cuda", pool_size=1)
     with pytest.raises(InputError, match="2 CPUs and 2 GPUs, and the cluster has 2 and 0"):
         backend.prepare(tmp_path)
 
@@ -182,7 +182,7 @@ def test_gpus_that_are_not_there_are_said(cluster, tmp_path):
 def test_relative_folder_in_a_submitted_job_is_refused(monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(InputError, match=r"run\.folder: runs/x is relative"):
-        RayBackend(workers=1, threads=1, on_gpu=False, pool_size=1).prepare(Path("runs/x"))
+        RayBackend(workers=1, threads=1, device="cpu", pool_size=1).prepare(Path("runs/x"))
 
 
 def test_local_backend_wants_nothing(tmp_path):
