@@ -68,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(commands)
     _add_data(commands)
     _add_demo(commands)
+    _add_report(commands)
+    _add_track(commands)
     return parser
 
 
@@ -241,6 +243,54 @@ def _demo(options: argparse.Namespace) -> None:
     config = load(IcsrConfig, options.file, options.overrides)
     with _backend(options.backend, config) as backend:
         print(demo.compare(config, backend, num_seeds=options.seeds))
+
+
+def _add_report(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="write a run's report.html anew",
+        description="Write report.html of the run in RUN_FOLDER from its records, and print its path.",
+    )
+    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=c", help="data.root=..., where the images have moved"
+    )
+    parser.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.methods.reporting import rewrite_report
+
+    log.configure()
+    print(rewrite_report(options.folder, options.overrides))
+
+
+def _add_track(commands: Commands) -> None:
+    parser = commands.add_parser("track", help="send runs to MLflow that it has not, or not all of")
+    track = parser.add_subparsers(title="track commands", required=True, metavar="COMMAND")
+    sync = track.add_parser(
+        "sync",
+        help="send what MLflow does not have of a run, and close the run there",
+        description="Send what MLflow does not have of the runs in RUN_FOLDER; what it has is not sent again.",
+    )
+    sync.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
+    sync.add_argument(
+        "--tracking-uri", metavar="URI", help="MLFLOW_TRACKING_URI, or else the mlflow.db beside the runs"
+    )
+    sync.set_defaults(run=_sync)
+
+
+def _sync(options: argparse.Namespace) -> None:
+    from raid import log, tracking
+    from raid.run_folder import RunFolder
+
+    log.configure()
+    folders = [RunFolder(path) for path in options.folders]
+    for folder in folders:
+        folder.recorded()  # all mistakes before any work
+    for folder in folders:
+        print(tracking.sync(folder, options.tracking_uri), flush=True)
 
 
 @contextmanager

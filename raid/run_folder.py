@@ -8,6 +8,9 @@ checkpoints/          full state, latest last
 steps.jsonl           loss of every training step
 metrics.jsonl         figures of every epoch
 model.pt              the trained model
+evaluation.npz        what the report shows of the last evaluation: CMC, ranked lists, similarity of cameras
+report.html           the run as one page
+tracking.json         what MLflow has of the run (`raid.tracking`); tracking.lock: held while it is followed
 """
 
 import json
@@ -23,12 +26,16 @@ from raid.files import atomic_path
 
 # In the order they are cleared in: as long as anything is left, run.json says whose it is.
 _OWN = (
+    "report.html",
+    "evaluation.npz",
     "model.pt",
     "checkpoints",
     "steps.jsonl",
     "metrics.jsonl",
     "local",
     "local_labels.parquet",
+    "tracking.json",
+    "tracking.lock",
     "config.yaml",
     "run.json",
 )
@@ -82,6 +89,33 @@ class RunFolder:
     def model(self) -> Path:
         """The trained model, once the run is done."""
         return self.path / "model.pt"
+
+    @property
+    def config(self) -> Path:
+        """The whole resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def evaluation(self) -> Path:
+        """What the report shows of the last evaluation (`raid.evaluate.save_record`)."""
+        return self.path / "evaluation.npz"
+
+    @property
+    def report(self) -> Path:
+        """The run as one page (`raid.report.write_report`)."""
+        return self.path / "report.html"
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what determines the result: config_hash, data (its fingerprint) and config ("a.b": value).
+
+        Raises:
+            InputError: the folder holds no run, or its run.json is another program's.
+        """
+        if not self.path.is_dir():
+            raise InputError(f"{self.path}: there is no such folder")
+        if not self._file("run.json").exists():
+            raise InputError(f"{self.path}: not the folder of a run: it has no run.json")
+        return self._recorded()
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the recorded epochs in order."""

@@ -27,6 +27,7 @@ SETTINGS = {
     "intra": {"epochs": 1, "steps": 2},
     "inter": {"epochs": 1, "steps": 2, "num_clusters": 8},
     "neighbors": {"k1": 10},
+    "track": {"enabled": False},
 }
 
 

@@ -18,7 +18,7 @@ from raid.methods.icsr_config import IcsrConfig
 from raid.run_folder import RunFolder
 
 COMMANDS = [
-    *([], ["icsr"], ["config"], ["demo"]),
+    *([], ["icsr"], ["config"], ["demo"], ["report"]),
     *(["data"], ["data", "synth"], ["data", "synth-check"], ["data", "prepare"]),
 ]
 LIBRARIES = {"torch", "torchvision", "numpy", "scipy", "pydantic", "yaml", "PIL", "pyarrow", "ray", "mlflow"}

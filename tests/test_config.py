@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import PositiveInt
 
-from raid.config import Schema, config_hash, describe, flatten, load, to_yaml
+from raid.config import Schema, config_hash, describe, flatten, load, read_flat, to_yaml
 from raid.errors import InputError
 from raid.methods.icsr_config import IcsrConfig
 
@@ -254,3 +254,15 @@ def test_key_given_twice_is_refused(tmp_path):
     file.write_text("engine: {}\nname: x\nengine: {}\n")
     with pytest.raises(InputError, match=r"run\.yaml: not YAML: the key engine stands twice.*line 3"):
         load(Car, file)
+
+
+def test_a_file_is_read_flat_whatever_it_is_of(tmp_path):
+    config = load(IcsrConfig, overrides={**DATA, "data.layout": "folder", "data.pattern": "x"})
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    flat = flatten(config)
+    flat["augment.erase_area"] = list(flat["augment.erase_area"])
+    assert read_flat(tmp_path / "config.yaml") == flat
+    (tmp_path / "other.yaml").write_text("a: {b: {c: 1}, d: [2]}\ne:\n")
+    assert read_flat(tmp_path / "other.yaml") == {"a.b.c": 1, "a.d": [2], "e": None}
+    with pytest.raises(InputError, match="cannot read"):
+        read_flat(tmp_path / "none.yaml")

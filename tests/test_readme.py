@@ -14,7 +14,8 @@ MARK = "<!-- run by tests/test_readme.py -->\n"
 SMALL = (
     "data.height=32 data.width=16 model.backbone=resnet18 model.weights=none model.ghost_size=4 "
     "augment.pad=2 sampler.identities=8 sampler.instances=2 neighbors.k1=8 neighbors.k2=3 "
-    "intra.epochs=2 intra.steps=2 inter.epochs=2 inter.steps=2 inter.num_clusters=8 run.device=cpu"
+    "intra.epochs=2 intra.steps=2 inter.epochs=2 inter.steps=2 inter.num_clusters=8 run.device=cpu "
+    "track.enabled=false"
 )
 # Stands for the command of the same name: training is made small and done without Ray.
 RAID = f"""#!/bin/sh

@@ -39,7 +39,7 @@ def fill(folder: RunFolder) -> None:
     for place in (folder.local, folder.checkpoints):
         place.mkdir()
         (place / "file").write_text("x")
-    for file in (folder.local_labels, folder.model):
+    for file in (folder.local_labels, folder.model, folder.evaluation, folder.report):
         file.write_text("x")
 
 
@@ -184,6 +184,20 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path, below):
         RunFolder(tmp_path),
         r"^run\.folder: .*cannot be written: .*; choose another",
     )
+
+
+def test_what_determines_the_result_is_read_back(run):
+    recorded = run.recorded()
+    assert recorded["data"] == "images"
+    assert recorded["config"]["flour"] == 500
+    assert "oven" not in recorded["config"]
+
+
+def test_a_folder_without_a_run_has_nothing_to_read_back(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        RunFolder(tmp_path / "none").recorded()
+    with pytest.raises(InputError, match=r"no run\.json"):
+        RunFolder(tmp_path).recorded()
 
 
 def test_records_are_read_back_in_order(run):

@@ -64,6 +64,7 @@ def config(root: Path, folder: Path, **overrides: Any) -> IcsrConfig:
         "numerics.dtype": "float64",
         "run.folder": str(folder),
         "run.device": "cpu",
+        "track.enabled": False,
     }
     given = {name.replace("__", "."): value for name, value in overrides.items()}
     return load(IcsrConfig, overrides={**values, **given})

@@ -17,6 +17,7 @@ Raises InputError for what the user can mend: see `run`.
 
 import logging
 import time
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -30,8 +31,10 @@ from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs, camera_name, open_inputs
 from raid.methods.inter_camera import InterCameraJob, inter_camera
 from raid.methods.intra_camera import intra_camera
+from raid.report import write_report
 from raid.run_folder import RunFolder
 from raid.spans import Spans
+from raid.tracking import follow
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +62,21 @@ def run(
         backend.prepare(config.run.folder)
     folder = RunFolder.open(config.run.folder, config, inputs.fingerprint, resume=resume, fresh=fresh)
     folder = RunFolder(folder.path.absolute())  # a worker may have another working directory
-    local_labels = None
-    if config.refine.enabled:
-        with spans("intra_camera"), backend.pool(len(np.unique(inputs.train.cameras))) as fanout:
-            local_labels = intra_camera(config, inputs, weights, fanout, folder)
-    job = InterCameraJob(config, inputs, weights, local_labels, folder, spans.take(), time.time())
-    backend.run_workers(inter_camera, job)
+    with _tracked(config, folder):
+        local_labels = None
+        if config.refine.enabled:
+            with spans("intra_camera"), backend.pool(len(np.unique(inputs.train.cameras))) as fanout:
+                local_labels = intra_camera(config, inputs, weights, fanout, folder)
+        job = InterCameraJob(config, inputs, weights, local_labels, folder, spans.take(), time.time())
+        backend.run_workers(inter_camera, job)
+        write_report(folder, inputs.retrieval)
     return folder
+
+
+def _tracked(config: IcsrConfig, folder: RunFolder) -> AbstractContextManager[None]:
+    if not config.track.enabled:
+        return nullcontext()
+    return follow(folder, config.track.experiment, {"method": "icsr"})
 
 
 def local_backend(config: IcsrConfig) -> LocalBackend:
@@ -77,7 +88,7 @@ def local_backend(config: IcsrConfig) -> LocalBackend:
 def summary(folder: RunFolder) -> str:
     """Return what came of a run: its figures, and where its model is."""
     epochs = folder.metrics()
-    lines = [f"model       {folder.model}"]
+    lines = [f"model       {folder.model}", f"report      {folder.report}"]
     evaluated = [epoch for epoch in epochs if "eval/mAP" in epoch]
     if evaluated:
         best = max(evaluated, key=lambda epoch: float(epoch["eval/mAP"]))

@@ -23,6 +23,7 @@ from raid.methods.sections import (
     Run,
     Sampler,
     Share,
+    Track,
 )
 
 _PER_IMAGES = re.compile(r"n//([1-9]\d*)")
@@ -117,6 +118,7 @@ class IcsrConfig(Schema):
     extract: Extract = Extract()
     pool: Pool = Pool()
     numerics: Numerics = Numerics()
+    track: Track = Track()
     run: Run = Run()
 
     PRESETS = {  # noqa: RUF012
@@ -134,6 +136,7 @@ class IcsrConfig(Schema):
     }
     NOT_IN_HASH = (
         "run",
+        "track",
         "extract",
         "pool",
         "data.root",

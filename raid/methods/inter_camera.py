@@ -16,6 +16,7 @@ from raid.data.images import Images
 from raid.distributed import checkpoint
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
+from raid.evaluate import RetrievalSet
 from raid.losses.cluster_nce import ClusterMemory
 from raid.methods.contrastive import Encoder, device_of, finite
 from raid.methods.epoch_labels import assign_labels
@@ -91,7 +92,8 @@ def inter_camera(group: Group, fanout: FanOut, job: InterCameraJob) -> None:
         figures = {**progress.figures, "train/loss": float(torch.stack(progress.losses).mean())}
         if job.inputs.retrieval is not None and config.evaluate.due(progress.epoch, config.inter.epochs):
             with spans("evaluate"):
-                figures |= _evaluated(encoder, fanout, job)
+                is_last = progress.epoch + 1 == config.inter.epochs
+                figures |= _evaluated(encoder, fanout, job, job.inputs.retrieval, record=is_last)
         figures |= before | spans.take()
         before = {}
         figures["time/step_s"] = figures["time/train_s"] / max(1, progress.step - first_step)
@@ -173,17 +175,24 @@ def _train(encoder: Encoder, job: InterCameraJob, progress: Progress) -> None:
     encoder.assert_lockstep(progress.memory)
 
 
-def _evaluated(encoder: Encoder, fanout: FanOut, job: InterCameraJob) -> Figures:
-    """Return the retrieval figures of the encoder as it is; every worker calls this."""
-    retrieval = job.inputs.retrieval
-    assert retrieval is not None
+def _evaluated(
+    encoder: Encoder, fanout: FanOut, job: InterCameraJob, retrieval: RetrievalSet, *, record: bool
+) -> Figures:
+    """Return the retrieval figures of the encoder as it is; `record` keeps what the report shows of them."""
     query, gallery = (
         _features(encoder, fanout, job, images).numpy().astype(np.float32)
         for images in (retrieval.query_images, retrieval.gallery_images)
     )
-    return encoder.group.once(
-        lambda: evaluate.metrics(retrieval.rank(query, gallery, ap=job.config.evaluate.ap))
-    )
+
+    def rank() -> Figures:
+        ap = job.config.evaluate.ap
+        if record:
+            shown = evaluate.final_record(retrieval, query, gallery, ap=ap)
+            shown |= evaluate.camera_record(gallery, retrieval.gallery)
+            evaluate.save_record(job.folder.evaluation, shown)
+        return evaluate.metrics(retrieval.rank(query, gallery, ap=ap))
+
+    return encoder.group.once(rank)
 
 
 def _save(encoder: Encoder, job: InterCameraJob, progress: Progress) -> None:

@@ -174,6 +174,14 @@ class Numerics(Schema):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Track(Schema):
+    """What MLflow gets of the run folder, at MLFLOW_TRACKING_URI or in a database beside the runs."""
+
+    enabled: Annotated[bool, "false: the run folder alone; `raid track sync` can send it later"] = True
+    experiment: Annotated[str, Field(min_length=1), "MLflow's name for runs that belong together"] = "raid"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run(Schema):
     """Where and on how many workers; nothing here changes the result."""
 

@@ -1,6 +1,6 @@
-"""CMC, mAP and mINP of a query-gallery ranking, by blocks of queries."""
+"""CMC, mAP and mINP of a query-gallery ranking, and its first places, by blocks of queries."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,12 +21,29 @@ class Ranking:
         cmc: (G,) float64; cmc[r] is the share of valid queries with a match within the first r + 1 places.
         mINP: mean over valid queries of number of matches / place of the last match.
         num_valid: queries that have a match at all.
+        average_precisions: (Q,) float64; NaN for a query that is not valid.
     """
 
     mAP: float
     cmc: NDArray[np.float64]
     mINP: float
     num_valid: int
+    average_precisions: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+
+@dataclass(frozen=True)
+class RankedLists:
+    """The first P places of the ranking of each of Q queries.
+
+    Attributes:
+        rows: (Q, P) int64 rows of the gallery, best first; -1 where fewer items count.
+        similarity: (Q, P) float32, falling; NaN where there is no item.
+        right: (Q, P) bool, whether the item has the query's identity.
+    """
+
+    rows: NDArray[np.int64]
+    similarity: NDArray[np.float32]
+    right: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -75,15 +92,14 @@ def rank(
     """
     if ap not in AP_VARIANTS:
         raise ValueError(f"unknown ap {ap!r}: choose one of {', '.join(AP_VARIANTS)}")
-    queries = _side("query", query_features, query_identities, query_cameras)
-    gallery = _side("gallery", gallery_features, gallery_identities, gallery_cameras)
-    if queries.features.shape[1] != gallery.features.shape[1]:
-        raise ValueError("queries and gallery differ in their number of dimensions")
-    if (query_cameras is None) != (gallery_cameras is None):
-        raise ValueError("give cameras of both queries and gallery, or of neither")
+    queries, gallery = _sides(
+        (query_features, query_identities, query_cameras),
+        (gallery_features, gallery_identities, gallery_cameras),
+    )
     score = partial(_score_block, queries=queries, gallery=gallery, ap=ap)
     parts = list(map_blocks(score, row_blocks(len(queries.features), block_rows)))
-    scores = np.concatenate([np.empty((0, 3)), *parts])
+    of_all = np.concatenate([np.empty((0, 3)), *parts])
+    scores = of_all[~np.isnan(of_all[:, 1])]
     if len(scores) == 0:
         raise ValueError("no query has a match in the gallery (of another camera): nothing to evaluate")
     first_hits = np.bincount(scores[:, 0].astype(np.int64), minlength=len(gallery.features))
@@ -92,7 +108,41 @@ def rank(
         cmc=np.cumsum(first_hits) / len(scores),
         mINP=float(scores[:, 2].mean()),
         num_valid=len(scores),
+        average_precisions=of_all[:, 1],
     )
+
+
+def ranked_lists(
+    query_features: NDArray[Any],
+    query_identities: NDArray[Any],
+    query_cameras: NDArray[Any] | None,
+    gallery_features: NDArray[Any],
+    gallery_identities: NDArray[Any],
+    gallery_cameras: NDArray[Any] | None,
+    *,
+    num_places: int,
+    block_rows: int = 256,
+    map_blocks: MapBlocks = map,
+) -> RankedLists:
+    """Return the first `num_places` places of what `rank` scores: the same rules, for the eye.
+
+    Args and memory as in `rank`; a query of identity -1 has an empty list.
+
+    Raises:
+        ValueError: as in `rank`, but for queries without a match, or `num_places` below 1.
+    """
+    if num_places < 1:
+        raise ValueError(f"num_places must be at least 1, got {num_places}")
+    queries, gallery = _sides(
+        (query_features, query_identities, query_cameras),
+        (gallery_features, gallery_identities, gallery_cameras),
+    )
+    search = partial(_list_block, queries=queries, gallery=gallery, num_places=num_places)
+    parts = list(map_blocks(search, row_blocks(len(queries.features), block_rows)))
+    rows = np.concatenate([np.empty((0, num_places), np.int64), *(part[0] for part in parts)])
+    similarity = np.concatenate([np.empty((0, num_places), np.float32), *(part[1] for part in parts)])
+    right = (rows >= 0) & (gallery.identities[rows] == queries.identities[:, None])
+    return RankedLists(rows, similarity, right)
 
 
 def average_precision(hit_positions: NDArray[Any], ap: str = "noninterp") -> float:
@@ -120,6 +170,19 @@ def average_precision(hit_positions: NDArray[Any], ap: str = "noninterp") -> flo
     return float(((before + here) / 2).mean())
 
 
+_Given = tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]
+
+
+def _sides(query: _Given, gallery: _Given) -> tuple[_Side, _Side]:
+    """Check features, identities and cameras of both sides."""
+    queries, galleries = _side("query", *query), _side("gallery", *gallery)
+    if queries.features.shape[1] != galleries.features.shape[1]:
+        raise ValueError("queries and gallery differ in their number of dimensions")
+    if (queries.cameras is None) != (galleries.cameras is None):
+        raise ValueError("give cameras of both queries and gallery, or of neither")
+    return queries, galleries
+
+
 def _side(name: str, features: NDArray[Any], identities: NDArray[Any], cameras: NDArray[Any] | None) -> _Side:
     rows = as_features(features, f"{name}_features")
     if not np.isfinite(rows).all():
@@ -131,21 +194,42 @@ def _side(name: str, features: NDArray[Any], identities: NDArray[Any], cameras: 
 
 
 def _score_block(block: Block, queries: _Side, gallery: _Side, ap: str) -> NDArray[np.float64]:
-    """Return (first hit's position, AP, INP) of each valid query of the block, (V, 3)."""
+    """Return (first hit's position, AP, INP) of each query of the block, (rows, 3); NaN if not valid."""
     similarity = similarity_rows(block, queries.features, gallery.features).numpy()
-    scores = []
-    for row, query in zip(similarity, range(*block), strict=True):
-        identity = queries.identities[query]
-        if identity == -1:
-            continue
-        match = gallery.identities == identity
-        counted = gallery.identities != -1
-        if queries.cameras is not None and gallery.cameras is not None:
-            counted &= ~(match & (gallery.cameras == queries.cameras[query]))
-        hits = _hit_positions(row[counted], match[counted])
+    scores = np.full((len(similarity), 3), np.nan)
+    for place, query in enumerate(range(*block)):
+        match, counted = _rules(query, queries, gallery)
+        hits = _hit_positions(similarity[place, counted], match[counted])
         if len(hits):
-            scores.append((hits[0], average_precision(hits, ap), len(hits) / (hits[-1] + 1)))
-    return np.array(scores, np.float64).reshape(-1, 3)
+            scores[place] = hits[0], average_precision(hits, ap), len(hits) / (hits[-1] + 1)
+    return scores
+
+
+def _list_block(
+    block: Block, queries: _Side, gallery: _Side, num_places: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return rows of the gallery and similarities, (rows, num_places), of the queries of the block."""
+    similarity = similarity_rows(block, queries.features, gallery.features).numpy()
+    rows = np.full((len(similarity), num_places), -1, np.int64)
+    values = np.full(rows.shape, np.nan, np.float32)
+    for place, query in enumerate(range(*block)):
+        counted = np.flatnonzero(_rules(query, queries, gallery)[1])
+        first = counted[np.argsort(-similarity[place, counted], kind="stable")[:num_places]]
+        rows[place, : len(first)], values[place, : len(first)] = first, similarity[place, first]
+    return rows, values
+
+
+def _rules(query: int, queries: _Side, gallery: _Side) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return what has the query's identity, and what counts for it, each (G,)."""
+    identity = queries.identities[query]
+    if identity == -1:
+        nothing = np.zeros(len(gallery.identities), np.bool_)
+        return nothing, nothing
+    match = gallery.identities == identity
+    counted = gallery.identities != -1
+    if queries.cameras is not None and gallery.cameras is not None:
+        counted &= ~(match & (gallery.cameras == queries.cameras[query]))
+    return match, counted
 
 
 def _hit_positions(similarity: NDArray[np.float32], match: NDArray[np.bool_]) -> NDArray[np.int64]:

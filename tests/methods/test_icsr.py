@@ -47,7 +47,7 @@ def unit_rows(seed: int, count: int) -> np.ndarray:
 def test_run_folder_holds_what_the_readme_promises(done, inputs):
     assert {path.name for path in done.path.iterdir()} == {
         "config.yaml", "run.json", "local", "local_labels.parquet", "checkpoints",
-        "steps.jsonl", "metrics.jsonl", "model.pt",
+        "steps.jsonl", "metrics.jsonl", "model.pt", "evaluation.npz", "report.html",
     }  # fmt: skip
     assert [epoch["epoch"] for epoch in done.metrics()] == [0, 1, 2]
     assert len(done.steps()) == 3 * 3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from raid.ops.ranking import AP_VARIANTS, average_precision, rank
+from raid.ops.ranking import AP_VARIANTS, average_precision, rank, ranked_lists
 
 
 def problem(seed, queries=30, gallery=80, ties=False):
@@ -20,16 +20,24 @@ def problem(seed, queries=30, gallery=80, ties=False):
     }
 
 
-def reference(arguments, ap):
-    """The text of methods.md 1.2, query after query, by a full sort."""
+def ranking_of(arguments, i):
+    """What counts of the gallery for query i, in order, by a full sort, and its similarities."""
     features, ids, cams, g_features, g_ids, g_cams = arguments.values()
+    similarity = g_features @ features[i]
+    order = sorted(range(len(g_ids)), key=lambda j: (-similarity[j], j))
+    order = [j for j in order if g_ids[j] != -1]
+    if cams is not None:
+        order = [j for j in order if not (g_ids[j] == ids[i] and g_cams[j] == cams[i])]
+    return order, similarity
+
+
+def reference(arguments, ap):
+    """The text of methods.md 1.2, query after query; average precision is NaN where there is none."""
+    ids, g_ids = arguments["query_identities"], arguments["gallery_identities"]
     firsts, precisions, penalties = [], [], []
-    for feature, identity, i in zip(features, ids, range(len(ids)), strict=True):
-        similarity = g_features @ feature
-        order = sorted(range(len(g_ids)), key=lambda j: (-similarity[j], j))
-        order = [j for j in order if g_ids[j] != -1]
-        if cams is not None:
-            order = [j for j in order if not (g_ids[j] == identity and g_cams[j] == cams[i])]
+    of_all = np.full(len(ids), np.nan)
+    for i, identity in enumerate(ids):
+        order, _ = ranking_of(arguments, i)
         hits = [place for place, j in enumerate(order) if g_ids[j] == identity]
         if not hits or identity == -1:
             continue
@@ -41,10 +49,11 @@ def reference(arguments, ap):
             here = (j + 1) / (place + 1)
             terms.append(here if ap == "noninterp" else (before + here) / 2)
         precisions.append(np.mean(terms))
+        of_all[i] = precisions[-1]
         firsts.append(hits[0])
         penalties.append(len(hits) / (hits[-1] + 1))
     cmc = [np.mean([first <= r for first in firsts]) for r in range(len(g_ids))]
-    return np.mean(precisions), cmc, np.mean(penalties), len(firsts)
+    return np.mean(precisions), cmc, np.mean(penalties), len(firsts), of_all
 
 
 def same(ranking, expected):
@@ -52,6 +61,8 @@ def same(ranking, expected):
     np.testing.assert_allclose(ranking.cmc, expected[1], atol=1e-12)
     assert ranking.mINP == pytest.approx(expected[2])
     assert ranking.num_valid == expected[3]
+    if len(expected) > 4:
+        np.testing.assert_allclose(ranking.average_precisions, expected[4])  # NaN = NaN
 
 
 def test_check_vector():
@@ -104,6 +115,46 @@ def test_order_of_queries_and_gallery_and_names_do_not_matter():
     for key in ("query_identities", "gallery_identities"):
         other[key] = np.where(other[key] < 0, -1, names[other[key]])
     same(rank(**other), (plain.mAP, plain.cmc, plain.mINP, plain.num_valid))
+
+
+@pytest.mark.parametrize("num_places", [1, 5, 200])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("cameras", [True, False])
+def test_lists_equal_the_slow_reference(num_places, ties, cameras):
+    for seed in range(4):
+        arguments = problem(seed, ties=ties)
+        if not cameras:
+            arguments |= {"query_cameras": None, "gallery_cameras": None}
+        lists = ranked_lists(**arguments, num_places=num_places, block_rows=7)
+        assert lists.rows.shape == lists.similarity.shape == lists.right.shape == (30, num_places)
+        for i, identity in enumerate(arguments["query_identities"]):
+            order, similarity = ranking_of(arguments, i) if identity != -1 else ([], np.empty(0))
+            order = order[:num_places]
+            missing = num_places - len(order)
+            np.testing.assert_array_equal(lists.rows[i], [*order, *[-1] * missing])
+            np.testing.assert_allclose(
+                lists.similarity[i], [*similarity[order], *[np.nan] * missing], rtol=1e-5, atol=1e-6
+            )
+            right = arguments["gallery_identities"][order] == identity
+            np.testing.assert_array_equal(lists.right[i], [*right, *[False] * missing])
+
+
+def test_a_list_begins_with_what_the_score_counts():
+    arguments = problem(5)
+    ranking, lists = rank(**arguments), ranked_lists(**arguments, num_places=80)
+    valid = ~np.isnan(ranking.average_precisions)
+    assert ranking.num_valid == valid.sum() < 30
+    for i in np.flatnonzero(valid):
+        hits = np.flatnonzero(lists.right[i])
+        assert average_precision(hits) == ranking.average_precisions[i]
+    assert ranking.mAP == ranking.average_precisions[valid].mean()
+
+
+def test_lists_of_bad_arguments():
+    with pytest.raises(ValueError, match="num_places"):
+        ranked_lists(**problem(0), num_places=0)
+    with pytest.raises(ValueError, match="cameras of both"):
+        ranked_lists(**{**problem(0), "query_cameras": None}, num_places=3)
 
 
 def test_duplicated_queries_change_nothing():

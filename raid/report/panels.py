@@ -1,0 +1,33 @@
+"""What the sections of a report share: panels side by side, notes, alarms, durations."""
+
+from collections.abc import Sequence
+
+from raid.report.markup import Html, element
+
+
+def grid(panels: Sequence[Html]) -> Html:
+    """Return the panels that show something, side by side where there is room."""
+    shown = [panel for panel in panels if panel]
+    return element("div", *shown, class_="grid") if shown else Html()
+
+
+def note(text: str) -> Html:
+    """Return a remark."""
+    return element("p", text, class_="muted")
+
+
+def alarm(text: str) -> Html:
+    """Return something that nobody should overlook."""
+    return element("p", element("b", "⚠ Alarm. "), text, class_="alarm")
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a duration: 1.25 s, 41 s, 3 min 5 s, 2 h 10 min."""
+    if seconds < 9.95:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

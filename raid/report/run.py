@@ -1,0 +1,130 @@
+"""What a report is made of: the files of a run, read and checked."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from raid.config import read_flat
+from raid.errors import InputError
+from raid.evaluate import Record, RetrievalSet, load_record
+from raid.health import alarms
+from raid.report.charts import Point
+from raid.run_folder import RunFolder
+
+Epoch = dict[str, Any]
+_ALARMED = ("cluster/num", "cluster/largest", "cluster/size_max", "cluster/coverage")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder records it.
+
+    Attributes:
+        name: of the folder.
+        config: "a.b" to value, as resolved.
+        config_text: the same as it was written.
+        epochs: figures of the recorded epochs, at least one; `epoch` counts from 0.
+        losses: of every recorded step.
+        record: of the final evaluation; empty before it.
+        retrieval: whose rows the record names; None where the pictures are not at hand.
+        finished: whether the model has been written.
+        written: when the last epoch was recorded.
+    """
+
+    name: str
+    config: dict[str, Any]
+    config_text: str
+    epochs: list[Epoch]
+    losses: list[tuple[int, float]]
+    record: Record
+    retrieval: RetrievalSet | None
+    finished: bool
+    written: datetime
+
+    @staticmethod
+    def read(folder: RunFolder, retrieval: RetrievalSet | None) -> "Run":
+        """Read what the folder holds.
+
+        Raises:
+            InputError: it holds no run, no epoch has been recorded, or a record is damaged.
+        """
+        folder.recorded()
+        epochs = _records(folder, "metrics.jsonl", "epoch")
+        if not epochs:
+            raise InputError(f"{folder.path}: no epoch has been recorded yet: there is nothing to report")
+        record = load_record(folder.evaluation) if folder.evaluation.exists() else {}
+        return Run(
+            name=folder.path.absolute().name,
+            config=read_flat(folder.config),
+            config_text=folder.config.read_text(errors="replace"),
+            epochs=epochs,
+            losses=[
+                (step["epoch"], step["loss"]) for step in _records(folder, "steps.jsonl", "epoch", "loss")
+            ],
+            record=record,
+            retrieval=retrieval if retrieval is not None and _fits(record, retrieval) else None,
+            finished=folder.model.exists(),
+            written=datetime.fromtimestamp((folder.path / "metrics.jsonl").stat().st_mtime, UTC),
+        )
+
+    def points(self, key: str) -> list[Point]:
+        """Return (epoch from 1, finite value) of what the epochs recorded under `key`."""
+        found = [epoch for epoch in self.epochs if _is_finite(epoch.get(key))]
+        return [(epoch["epoch"] + 1, epoch[key]) for epoch in found]
+
+    @property
+    def refined(self) -> bool:
+        """Whether this run refines its clusters; the baseline does not."""
+        return bool(self.config.get("refine.enabled", True))
+
+    @property
+    def times(self) -> dict[str, list[Point]]:
+        """Seconds of every epoch by the name of the stage, none counted twice."""
+        keys = list(dict.fromkeys(key for epoch in self.epochs for key in epoch if key.startswith("time/")))
+        stages = {key.removeprefix("time/").removesuffix("_s"): dict(self.points(key)) for key in keys}
+        stages = {name: seconds for name, seconds in stages.items() if name not in _NOT_STAGES and seconds}
+        for part, whole in _PART_OF.items():
+            for epoch, seconds in stages.get(part, {}).items():
+                if epoch in stages.get(whole, {}):
+                    stages[whole][epoch] = max(0.0, stages[whole][epoch] - seconds)
+        return {name: list(seconds.items()) for name, seconds in stages.items()}
+
+    def alarms(self) -> Iterator[tuple[int, str]]:
+        """Yield (epoch from 1, line) of every sign of collapse."""
+        for epoch in self.epochs:
+            if all(_is_finite(epoch.get(key)) for key in _ALARMED):
+                largest = epoch["cluster/largest"]
+                num_images = round(epoch["cluster/size_max"] / largest) if largest > 0 else 0
+                yield from ((epoch["epoch"] + 1, line) for line in alarms(epoch, num_images))
+
+
+# Measured inside another stage, or not a stage at all.
+_PART_OF = {"data_wait": "train"}
+_NOT_STAGES = ("step", "epoch", "total")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _records(folder: RunFolder, name: str, *needed: str) -> list[Epoch]:
+    try:
+        lines = folder.metrics() if name == "metrics.jsonl" else folder.steps()
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{folder.path / name}: is damaged: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not all(isinstance(line.get(key), (int, float)) for key in needed):
+            raise InputError(f"{folder.path / name}: line {number} lacks {' or '.join(needed)}")
+    return lines
+
+
+def _fits(record: Record, retrieval: RetrievalSet) -> bool:
+    """Whether the rows that the record names are rows of this set."""
+    return (
+        "num_gallery" in record
+        and int(record["num_gallery"]) == len(retrieval.gallery)
+        and len(record["average_precision"]) == len(retrieval.query)
+    )

@@ -1,0 +1,176 @@
+"""The look of the report: light and dark, from a phone's width up.
+
+The colours of the series are told apart by people who do not see all colours (after Okabe and Ito), and
+have a contrast of more than 3 with the page in both modes.
+"""
+
+_LIGHT = {
+    "page": "#f6f7f9",
+    "card": "#ffffff",
+    "text": "#1b1f24",
+    "muted": "#57606a",
+    "line": "#d5dae1",
+    "right": "#007d5c",
+    "wrong": "#c2410c",
+    "link": "#0b5cad",
+}
+_DARK = {
+    "page": "#0f1215",
+    "card": "#181c20",
+    "text": "#e8ebee",
+    "muted": "#a3adb8",
+    "line": "#343a41",
+    "right": "#2fc296",
+    "wrong": "#ff8c5a",
+    "link": "#7ab8ff",
+}
+# Blue, vermillion, green, purple, olive, indigo, grey, maroon, teal, moss.
+_LIGHT_SERIES = (
+    "#0072b2",
+    "#c9530a",
+    "#007d5c",
+    "#a8548a",
+    "#8a6d00",
+    "#3b4cc0",
+    "#5f6670",
+    "#7a1f3d",
+    "#0e7490",
+    "#4d7c0f",
+)
+_DARK_SERIES = (
+    "#56b4e9",
+    "#ff8c42",
+    "#2fc296",
+    "#d98cc0",
+    "#e6c229",
+    "#8f9dff",
+    "#9aa4b2",
+    "#ffb3c1",
+    "#67e8f9",
+    "#b8d65c",
+)
+NUM_LOOKS = len(_LIGHT_SERIES)
+
+HEAT_STEPS = 11
+_LIGHT_HEAT = ((226, 236, 246), (8, 61, 119))
+_DARK_HEAT = ((38, 52, 66), (140, 202, 255))
+
+_RULES = """
+*{box-sizing:border-box}
+html{color-scheme:light dark;-webkit-text-size-adjust:100%}
+body{margin:0;background:var(--page);color:var(--text);
+ font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
+main,header,footer,nav{max-width:70rem;margin:0 auto;padding:0 .75rem}
+h1{font-size:1.5rem;line-height:1.25;margin:1.25rem 0 .25rem;overflow-wrap:anywhere}
+h2{font-size:1.2rem;margin:2.25rem 0 .5rem}
+h3{font-size:1rem;margin:1.25rem 0 .4rem}
+p{margin:.4rem 0;max-width:46rem;overflow-wrap:anywhere}
+a{color:var(--link)}
+.muted,footer{color:var(--muted);font-size:.875rem}
+footer{padding-top:2rem;padding-bottom:2rem}
+nav{display:flex;flex-wrap:wrap;gap:.1rem 1rem;font-size:.875rem;padding-top:.6rem}
+nav a{padding:.2rem 0}
+.facts{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;margin:.5rem 0;padding:0;list-style:none;
+ font-size:.875rem;color:var(--muted)}
+.facts li{overflow-wrap:anywhere}
+.facts b{color:var(--text);font-weight:600}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(6rem,1fr));gap:.5rem;margin:.75rem 0;
+ padding:0;list-style:none;max-width:46rem}
+.cards li,figure,.box,.alarm{background:var(--card);border:1px solid var(--line);border-radius:.5rem}
+.cards li{padding:.5rem .75rem}
+.cards b{display:block;font-size:1.5rem;line-height:1.2;font-variant-numeric:tabular-nums}
+.cards span{font-size:.8rem;color:var(--muted)}
+.alarm{border-color:var(--wrong);border-left-width:.4rem;padding:.4rem .75rem;margin:.5rem 0;
+ overflow-wrap:anywhere}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:.75rem;
+ margin:.75rem 0}
+figure{margin:0;padding:.6rem .6rem .5rem;min-width:0}
+figure p{font-size:.8rem}
+figcaption{font-weight:600;font-size:.9rem;margin-bottom:.25rem}
+svg.chart{display:block;width:100%;height:auto;overflow:visible}
+svg text{font-size:11px;fill:var(--muted);font-variant-numeric:tabular-nums}
+.middle{text-anchor:middle}.end{text-anchor:end}
+.rule{stroke:var(--line);stroke-width:1;fill:none}
+.axis{stroke:var(--muted);stroke-width:1;fill:none}
+.line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
+.thin{stroke-width:1;opacity:.75}
+.dashed{stroke-dasharray:5 4}
+.mark{stroke-width:1}
+.mark.hollow{fill:var(--card);stroke-width:1.5}
+.bar rect{stroke:var(--card);stroke-width:.6}
+.hit{fill:transparent}
+.hit:hover{fill:var(--muted);fill-opacity:.25}
+.legend{display:flex;flex-wrap:wrap;gap:.1rem .9rem;margin:.25rem 0 0;padding:0;list-style:none;
+ font-size:.8rem}
+.legend li{display:flex;align-items:center;gap:.35rem;min-width:0}
+.legend b{font-weight:600;font-variant-numeric:tabular-nums;white-space:nowrap}
+.swatch{width:28px;height:12px;flex:none}
+.scroll{overflow-x:auto;max-width:100%}
+.scroll:focus-visible{outline:2px solid var(--link)}
+.box{padding:.6rem;margin:.75rem 0}
+table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
+caption{text-align:left;font-weight:600;font-size:.9rem;padding-bottom:.4rem}
+th,td{padding:.25rem .5rem;text-align:right;white-space:nowrap}
+th{font-weight:600}
+th[scope=row],thead th:first-child{text-align:left}
+tbody tr{border-top:1px solid var(--line)}
+.figures th[scope=row]{position:sticky;left:0;background:var(--card);font-weight:400;white-space:normal;
+ overflow-wrap:anywhere;min-width:8.5rem;max-width:11rem;
+ line-height:1.3}
+.heat td{text-align:center;padding:0;width:3rem;min-width:2.9rem;height:2.2rem;border:1px solid var(--card)}
+.heat th[scope=row]{max-width:9rem;white-space:normal;overflow-wrap:anywhere;line-height:1.2}
+.heat.long th[scope=row]{min-width:8rem}
+.heat thead th+th{text-align:center;padding:.25rem .1rem}
+.heat tbody tr{border:0}
+.heat .same{color:var(--muted)}
+.key{display:flex;align-items:center;gap:.5rem;font-size:.8rem;margin-top:.5rem;flex-wrap:wrap}
+.key span.steps{display:flex;border:1px solid var(--line)}
+.key i{width:1rem;height:.8rem}
+.strip{display:flex;gap:.4rem;margin:0;padding:.1rem;list-style:none;width:max-content}
+.strip li{width:4.4rem;flex:none;text-align:center;font-size:.8rem;line-height:1.3;
+ font-variant-numeric:tabular-nums}
+.strip img,.strip .gone{display:block;width:4.4rem;border:3px solid var(--line);border-radius:.25rem;
+ object-fit:cover}
+.strip .gone{padding:1.6rem .5rem;color:var(--muted);font-size:.75rem}
+.strip .right img,.strip .right .gone{border-color:var(--right)}
+.strip .wrong img,.strip .wrong .gone{border-color:var(--wrong);border-style:dashed}
+.strip .right b{color:var(--right)}
+.strip .wrong b{color:var(--wrong)}
+.strip .query{margin-right:.7rem}
+.strip .query img,.strip .query .gone{border-color:var(--text)}
+.strip small{color:var(--muted);font-size:.75rem}
+details{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.5rem .75rem;
+ margin:.75rem 0}
+summary{cursor:pointer;font-weight:600}
+pre{overflow-x:auto;font-size:.8rem;line-height:1.45;margin:.5rem 0 0}
+"""
+
+
+def style() -> str:
+    """Return the style sheet."""
+    dark = f"@media (prefers-color-scheme:dark){{{_colors(_DARK, _DARK_SERIES, _DARK_HEAT)}}}"
+    series = "".join(
+        f".line.c{i}{{stroke:var(--c{i})}}.mark.c{i}{{fill:var(--c{i});stroke:var(--c{i})}}"
+        f".mark.hollow.c{i}{{fill:var(--card)}}.bar.c{i} rect{{fill:var(--c{i})}}"
+        for i in range(NUM_LOOKS)
+    )
+    heat = "".join(f".h{i}{{background:var(--h{i});color:var(--t{i})}}" for i in range(HEAT_STEPS))
+    return _colors(_LIGHT, _LIGHT_SERIES, _LIGHT_HEAT) + dark + _RULES + series + heat
+
+
+def _colors(
+    named: dict[str, str], series: tuple[str, ...], heat: tuple[tuple[int, int, int], tuple[int, int, int]]
+) -> str:
+    values = {**named, **{f"c{i}": color for i, color in enumerate(series)}}
+    for i in range(HEAT_STEPS):
+        mixed = [a + (b - a) * i / (HEAT_STEPS - 1) for a, b in zip(*heat, strict=True)]
+        values[f"h{i}"] = f"rgb({','.join(f'{part:.0f}' for part in mixed)})"
+        values[f"t{i}"] = "#000" if _luminance(mixed) > 0.18 else "#fff"
+    return ":root{" + "".join(f"--{name}:{value};" for name, value in values.items()) + "}"
+
+
+def _luminance(color: list[float]) -> float:
+    """Return the relative luminance of an sRGB colour (WCAG 2)."""
+    shares = (part / 255 for part in color)
+    parts = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]

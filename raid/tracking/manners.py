@@ -1,0 +1,55 @@
+"""Speaking to MLflow: how its failures are told, and how it is kept quiet and quick."""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# MLflow's own defaults keep a call busy for minutes. The pauses are ours, so it tries twice and at once: the
+# second time is for a connection that was closed while it was not used.
+_MILD = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # it would report to its makers
+}
+
+
+class TrackingError(Exception):
+    """MLflow, its database or its server did not take something: one line why."""
+
+
+def be_mild() -> None:
+    """Keep MLflow from waiting for minutes, chatting and phoning home, unless the user has said otherwise."""
+    for name, value in _MILD.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what HTTP libraries log of every attempt in this thread from the user, who is told once."""
+    thread = threading.get_ident()
+
+    def others(entry: logging.LogRecord) -> bool:
+        return entry.thread != thread
+
+    library = logging.getLogger("urllib3.connectionpool")
+    library.addFilter(others)
+    try:
+        yield
+    finally:
+        library.removeFilter(others)
+
+
+def reason(error: Exception) -> str:
+    """Return what is at the bottom of an exception of the HTTP libraries, who wrap it four times."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, TimeoutError):
+            return "no answer in time"
+        if isinstance(below, OSError) and below.strerror:
+            return below.strerror
+        below = below.__cause__ or below.__context__
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

@@ -1,0 +1,76 @@
+"""Where runs are tracked: the tracking URI, and the database that is made when there is none."""
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+_SQLITE = "sqlite:///"
+_PASSWORD = re.compile(r"//[^/:@]*(:[^/]*@)")
+
+
+def tracking_uri(folder: Path) -> str:
+    """Return MLFLOW_TRACKING_URI, or the database of the runs that `folder` is one of.
+
+    It lies in the nearest folder above that is called `runs`, so that all of a project's runs are together
+    wherever they are below it; without one, beside the run.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if given:
+        return given
+    path = Path(os.path.abspath(folder))  # not resolved: `runs` may be a link to a larger disk
+    runs = next((parent for parent in path.parents if parent.name == "runs"), path.parent)
+    return f"{_SQLITE}{runs / 'mlflow.db'}"
+
+
+def artifact_location(uri: str) -> str | None:
+    """Return where artifacts go, or None where a server knows.
+
+    Without a server MLflow would put them below the working directory of whoever makes the experiment.
+    """
+    database = _database(uri)
+    return None if database is None else str(database.parent / "mlruns")
+
+
+def shown(uri: str) -> str:
+    """Return `uri` without its password, for people and files."""
+    return without_password(uri, uri)
+
+
+def without_password(text: str, uri: str) -> str:
+    """Return `text` without the password that `uri` holds."""
+    secret = _PASSWORD.search(uri)
+    return text.replace(secret[1], ":***@") if secret else text
+
+
+def make_database(uri: str) -> None:
+    """Make the database of a sqlite URI where there is none; it is there whole or not at all.
+
+    MLflow makes it in place, in seconds and some sixty steps; two processes at once fail, and a process
+    that ends within (a run with a wrong file, an interrupt) leaves one that no process can open again.
+    """
+    path = _database(uri)
+    if path is None or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        from mlflow import MlflowClient
+
+        made, new = Path(folder) / "made", Path(folder) / "new"
+        MlflowClient(tracking_uri=f"{_SQLITE}{made}").search_experiments(max_results=1)
+        with made.open("rb") as source, new.open("wb") as target:  # MLflow keeps `made` open
+            shutil.copyfileobj(source, target)
+            os.fsync(target.fileno())
+        try:
+            os.link(new, path)  # unlike a renaming never over the one that another process has made by now
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            new.rename(path)
+
+
+def _database(uri: str) -> Path | None:
+    """Return the file of a sqlite URI."""
+    name = uri.removeprefix(_SQLITE)
+    return None if name == uri or not name or "?" in name or name == ":memory:" else Path(name).absolute()
