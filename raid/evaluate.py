@@ -111,7 +111,12 @@ def final_record(
 
 
 def camera_record(features: NDArray[np.float32], samples: Samples) -> Record:
-    """Return `camera_similarity` of the images of a set and `camera_names`; nothing without cameras."""
+    """Return `camera_similarity` of N images and `camera_names`; nothing without cameras.
+
+    Args:
+        features: (N, D) unit rows.
+        samples: the N images; a report calls them the gallery.
+    """
     if not samples.has_cameras:
         return {}
     similarity = camera_similarity(features, samples.cameras)

@@ -69,7 +69,10 @@ def run(
                 local_labels = intra_camera(config, inputs, weights, fanout, folder)
         job = InterCameraJob(config, inputs, weights, local_labels, folder, spans.take(), time.time())
         backend.run_workers(inter_camera, job)
-        write_report(folder, inputs.retrieval)
+        try:
+            write_report(folder, inputs.retrieval)
+        except InputError as error:  # a full disk, say: the training is done all the same
+            logger.warning("no report: %s", error)
     return folder
 
 

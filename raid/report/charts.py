@@ -121,7 +121,7 @@ class Stack:
     look: int
 
 
-def stacked_bars(title: str, stacks: Sequence[Stack], axes: Axes) -> Html:
+def stacked_bars(title: str, stacks: Sequence[Stack], axes: Axes, *, note: str = "") -> Html:
     """Return bars of several parts on top of each other, the first at the bottom; empty without parts."""
     stacks = [stack for stack in stacks if stack.points]
     if not stacks:
@@ -142,7 +142,7 @@ def stacked_bars(title: str, stacks: Sequence[Stack], axes: Axes) -> Html:
     legend = [
         (_box(stack.look), name, axes.show(total)) for stack, (name, total) in zip(stacks, sums, strict=True)
     ]
-    return _figure(title, parts, f"{title}. {axes.y} against {axes.x}. In all: {words}.", legend)
+    return _figure(title, parts, f"{title}. {axes.y} against {axes.x}. In all: {words}.", legend, note)
 
 
 def thinned(points: Sequence[Point]) -> list[Point]:

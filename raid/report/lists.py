@@ -8,6 +8,7 @@ from PIL import Image
 
 from raid.data.images import Images
 from raid.data.samples import Samples
+from raid.errors import InputError
 from raid.evaluate import Record, RetrievalSet
 from raid.report.charts import percent
 from raid.report.markup import Html, element
@@ -67,7 +68,10 @@ def _picture(row: int, what: str, of: tuple[Samples, Images] | None) -> Html:
         return element("span", f"image {row + 1}", class_="gone", title=what)
     samples, images = of
     words = f"{what}: {samples.paths[row]}"
-    source = _data_uri(images, row)
+    try:
+        source = _data_uri(images, row)
+    except InputError:  # the file has gone since the training: no reason to be without a report
+        return _picture(row, what, None)
     ratio = f"{images.width}/{images.height}"
     return element("img", src=source, alt=words, title=words, style=f"aspect-ratio:{ratio}")
 

@@ -12,15 +12,14 @@ from raid.report.run import Run
 def cameras(run: Run) -> Iterator[Html]:
     """Yield how alike the cameras' mean features are."""
     if "camera_similarity" not in run.record:
-        yield note("Not recorded: it is at the end of a run, of images whose cameras are known.")
+        yield note("Not recorded: it is at the end of a run on a gallery whose cameras are known.")
         return
     values = run.record["camera_similarity"]
     names = run.record["camera_names"].tolist() if "camera_names" in run.record else []
     names += [str(camera) for camera in range(len(names), len(values))]
     yield note(
-        "Cosine similarity between the mean features of the training images of two cameras. Where two "
-        "cameras see the same people, a pair lower than the others is one across which people are harder to "
-        "find again."
+        "Cosine similarity between the mean features of two cameras, of the gallery. Where two cameras see "
+        "the same people, a pair lower than the others is one across which people are harder to find again."
     )
     yield heat_map("Similarity of the cameras", "camera", names[: len(values)], values)
 

@@ -9,6 +9,8 @@ from raid.report.panels import grid, note, seconds_text
 from raid.report.run import Run
 from raid.report.style import NUM_LOOKS
 
+_BEFORE = ("prepare", "intra_camera", "startup")  # recorded with the first epoch after them
+
 
 def times(run: Run) -> Iterator[Html]:
     """Yield where the time of the epochs went."""
@@ -16,15 +18,23 @@ def times(run: Run) -> Iterator[Html]:
     if not stages:
         yield note("This run recorded no times.")
         return
+    # What comes before the epochs would make their bars too small to be seen.
     stacks = [
-        Stack(name.replace("_", " "), seconds, i % NUM_LOOKS)
-        for i, (name, seconds) in enumerate(stages.items())
+        Stack(_words(name), seconds, i % NUM_LOOKS)
+        for i, (name, seconds) in enumerate(item for item in stages.items() if item[0] not in _BEFORE)
     ]
-    chart = stacked_bars("Time by stage", stacks, Axes("epoch", "seconds", show=seconds_text))
-    sums = {stack.name: sum(value for _, value in stack.points) for stack in stacks}
+    before = [_words(name) for name in stages if name in _BEFORE]
+    left_out = f"Without {', '.join(before)}, which come before the epochs." if before else ""
+    axes = Axes("epoch", "seconds", show=seconds_text)
+    sums = {_words(name): sum(value for _, value in seconds) for name, seconds in stages.items()}
     total = sum(sums.values())
     rows = [(name, value, value / total if total else 0.0) for name, value in sums.items()]
-    yield grid([chart, _totals([*rows, ("all", total, 1.0)])])
+    yield grid(
+        [
+            stacked_bars("Time by stage", stacks, axes, note=left_out),
+            _totals([*rows, ("all", total, 1.0)]),
+        ]
+    )
 
 
 def figures(run: Run) -> Iterator[Html]:
@@ -69,6 +79,10 @@ def _totals(rows: Sequence[tuple[str, float, float]]) -> Html:
     caption = element("caption", "Totals of the recorded epochs")
     table = element("table", caption, element("thead", head), element("tbody", *lines))
     return element("figure", element("div", table, class_="scroll"))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _breakable(key: str) -> Html:

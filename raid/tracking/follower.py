@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from raid.errors import InputError
 from raid.run_folder import RunFolder
@@ -87,6 +88,7 @@ class Follower:
                 else:
                     sender.send()
                 self._came_through()
+                self._complete = ending
                 wait, pause = POLL_S, FIRST_PAUSE_S
             except (TrackingError, OSError) as error:
                 self._failed(error)
@@ -101,13 +103,13 @@ class Follower:
         while not self._ending.wait(min(POLL_S, max(0.0, until - time.monotonic()))):
             if time.monotonic() >= until:
                 return
-            sender.look()
+            with suppress(OSError):  # sending will tell
+                sender.look()
 
     def _came_through(self) -> None:
         if self._outage:
             logger.info("tracking: %s answers again", shown(self._uri))
         self._outage = False
-        self._complete = self._ending.is_set()
 
     def _failed(self, error: Exception) -> None:
         if not self._outage:

@@ -13,6 +13,7 @@ _MILD = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",  # it would report to its makers
 }
 
@@ -29,18 +30,20 @@ def be_mild() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what HTTP libraries log of every attempt in this thread from the user, who is told once."""
+    """Keep what libraries log of every attempt in this thread from the user, who is told once."""
     thread = threading.get_ident()
 
     def others(entry: logging.LogRecord) -> bool:
         return entry.thread != thread
 
-    library = logging.getLogger("urllib3.connectionpool")
-    library.addFilter(others)
+    libraries = [logging.getLogger(name) for name in ("urllib3.connectionpool", "mlflow.store.db.utils")]
+    for library in libraries:
+        library.addFilter(others)
     try:
         yield
     finally:
-        library.removeFilter(others)
+        for library in libraries:
+            library.removeFilter(others)
 
 
 def reason(error: Exception) -> str:

@@ -3,7 +3,9 @@
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 _SQLITE = "sqlite:///"
@@ -44,14 +46,22 @@ def without_password(text: str, uri: str) -> str:
     return text.replace(secret[1], ":***@") if secret else text
 
 
-def make_database(uri: str) -> None:
+def prepare_database(uri: str) -> None:
     """Make the database of a sqlite URI where there is none; it is there whole or not at all.
 
     MLflow makes it in place, in seconds and some sixty steps; two processes at once fail, and a process
     that ends within (a run with a wrong file, an interrupt) leaves one that no process can open again.
+
+    Raises:
+        OSError: the database cannot be made.
+        sqlite3.Error: it is there and cannot be opened.
     """
     path = _database(uri)
-    if path is None or path.exists():
+    if path is None:
+        return
+    if path.exists():
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA schema_version")  # MLflow would try to open it for minutes
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:

@@ -11,7 +11,7 @@ from raid.run_folder import RunFolder
 from raid.tracking.content import FILES, file_digest, metrics, new_tags, parameters, settings_batches
 from raid.tracking.manners import TrackingError, reason
 from raid.tracking.origin import place_tags
-from raid.tracking.place import artifact_location, make_database, shown, without_password
+from raid.tracking.place import artifact_location, prepare_database, shown, without_password
 from raid.tracking.record import Closed, Record, now_ms
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Sender:
     def _opened(self) -> "MlflowClient":
         """Return a client; the run exists, with its parameters and tags."""
         if self._client is None:
-            make_database(self._uri)
+            prepare_database(self._uri)
             from mlflow import MlflowClient
 
             client = MlflowClient(tracking_uri=self._uri)
