@@ -272,7 +272,7 @@ def _add_track(commands: Commands) -> None:
     sync = track.add_parser(
         "sync",
         help="send what MLflow does not have of a run, and close the run there",
-        description="Send what MLflow does not have of the runs in RUN_FOLDER; what it has is not sent again.",
+        description="Send what MLflow does not have of each run; what it has is not sent again.",
     )
     sync.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
     sync.add_argument(
