@@ -4,11 +4,22 @@ import os
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
 
 _SQLITE = "sqlite:///"
+# A polite process of its own, which does not die of the interrupt that ends the run.
+_MAKE = """
+import os, signal, sys
+from pathlib import Path
+from raid.tracking.place import make_database
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+os.nice(10)
+make_database(Path(sys.argv[1]))
+"""
 _PASSWORD = re.compile(r"//[^/:@]*(:[^/]*@)")
 
 
@@ -51,10 +62,12 @@ def prepare_database(uri: str) -> None:
 
     MLflow makes it in place, in seconds and some sixty steps; two processes at once fail, and a process
     that ends within (a run with a wrong file, an interrupt) leaves one that no process can open again.
+    Here another process makes it: its seconds are not taken from the interpreter that trains.
 
     Raises:
         OSError: the database cannot be made.
         sqlite3.Error: it is there and cannot be opened.
+        RuntimeError: MLflow cannot make it.
     """
     path = _database(uri)
     if path is None:
@@ -64,6 +77,14 @@ def prepare_database(uri: str) -> None:
             database.execute("PRAGMA schema_version")  # MLflow would try to open it for minutes
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-c", _MAKE, str(path)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError((done.stderr.splitlines() or [f"exit status {done.returncode}"])[-1])
+
+
+def make_database(path: Path) -> None:
+    """Make an empty MLflow database, unless somebody else has made it first."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         from mlflow import MlflowClient
 

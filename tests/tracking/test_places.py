@@ -63,8 +63,8 @@ def test_a_database_is_there_whole_or_not_at_all(template, tmp_path, monkeypatch
 
     monkeypatch.setattr(MlflowClient, "search_experiments", half)
     with pytest.raises(KeyboardInterrupt):
-        place.prepare_database(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
-    assert list((tmp_path / "runs").iterdir()) == []
+        place.make_database(tmp_path / "mlflow.db")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -82,7 +82,7 @@ def test_a_database_that_another_process_made_meanwhile_stays(tmp_path, monkeypa
     monkeypatch.setattr(MlflowClient, "search_experiments", made)
     if not links:
         monkeypatch.setattr(os, "link", link)
-    place.prepare_database(f"sqlite:///{database}")
+    place.make_database(database)
     assert database.read_text() == ("theirs" if links else "ours")
     assert list(tmp_path.iterdir()) == [database]
 
@@ -93,3 +93,9 @@ def test_the_first_use_is_quiet(first_use):
         pytest.skip("the machine was too busy for a run to wait for the database")
     assert err.splitlines() == [f"tracking: experiment raid at sqlite:///{runs}/mlflow.db"]
     assert sorted(path.name for path in runs.iterdir()) == ["mlflow.db", "mlruns", "run"]
+
+
+def test_why_a_database_cannot_be_made_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(place, "_MAKE", "raise ValueError('no room')")
+    with pytest.raises(RuntimeError, match="ValueError: no room"):
+        place.prepare_database(f"sqlite:///{tmp_path / 'mlflow.db'}")
