@@ -1,0 +1,67 @@
+"""Compiled loops over rows."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from raid.ops.compiled import compiled, over_rows
+
+
+@compiled
+def _total(values, first, last):
+    total = 0.0
+    for row in range(first, last):
+        total += values[row]
+    return total
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_chunks_come_in_their_order_whatever_the_threads(threads):
+    values = np.arange(100.0)
+    totals = over_rows(lambda first, last: _total(values, first, last), 3, 100, chunk_rows=10)
+    assert totals == [values[first : min(first + 10, 100)].sum() for first in range(3, 100, 10)]
+
+
+def test_threads_are_used(threads):
+    barrier = threading.Barrier(threads, timeout=20)  # is passed only if so many wait at once
+    over_rows(lambda first, last: barrier.wait(), 0, threads, chunk_rows=1)
+
+
+def test_no_rows_and_no_chunk():
+    assert over_rows(lambda first, last: 1, 5, 5, chunk_rows=2) == []
+    with pytest.raises(ValueError, match="chunk_rows must be at least 1, got 0"):
+        over_rows(lambda first, last: 1, 0, 5, chunk_rows=0)
+
+
+def test_failure_of_a_chunk_is_raised(threads):
+    def fail(first, last):
+        raise ZeroDivisionError(first)
+
+    with pytest.raises(ZeroDivisionError):
+        over_rows(fail, 0, 6, chunk_rows=2)
+
+
+def test_without_a_place_for_the_cache_it_is_compiled_all_the_same(tmp_path):
+    module = tmp_path / "readonly.py"
+    module.write_text(
+        "import numba.core.caching\n"
+        "numba.core.caching.CacheImpl._locator_classes = []\n"
+        "from raid.ops.compiled import compiled\n"
+        "@compiled\n"
+        "def double(value):\n"
+        "    return 2 * value\n"
+        "print(double(21))\n"
+    )
+    done = subprocess.run([sys.executable, str(module)], capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
