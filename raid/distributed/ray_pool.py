@@ -17,7 +17,7 @@ R = TypeVar("R")
 _RETRIES = 3
 
 
-class _Process:
+class PoolProcess:
     """One process of the pool. Ray starts it anew when it dies, and gives it the lost item again."""
 
     def __init__(self, threads: int) -> None:
@@ -50,7 +50,7 @@ class RayPool:
             scheduling_strategy="SPREAD",
             max_restarts=-1,
             max_task_retries=_RETRIES,
-        )(_Process)
+        )(PoolProcess)
         processes = [actor.remote(threads) for _ in range(size)]
         ray.get([process.ready.remote() for process in processes])
         return RayPool(processes)

@@ -10,12 +10,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import tiny
+import tracked
+from mlflow import MlflowClient
 
 from raid.config import flatten
 from raid.run_folder import RunFolder
@@ -39,14 +41,22 @@ class Head:
     address: str
     environment: dict[str, str]
 
-    def submit(self, *entrypoint: str, token: bool = True) -> subprocess.CompletedProcess[str]:
-        environment = self.environment if token else {**self.environment, "RAY_AUTH_TOKEN_PATH": "/dev/null"}
-        command = [
-            str(BIN / "ray"), "job", "submit", "--address", self.address,
-            "--working-dir", str(REPOSITORY), "--runtime-env", str(REPOSITORY / "jobs" / "runtime_env.yaml"),
+    def submit(
+        self, *entrypoint: str, token: bool = True, options: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        return self.job(
+            "submit", "--working-dir", str(REPOSITORY),
+            "--runtime-env", str(REPOSITORY / "jobs" / "runtime_env.yaml"), *options,
             "--", "python", "-m", "raid", *entrypoint,
-        ]  # fmt: skip
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+            environment={} if token else {"RAY_AUTH_TOKEN_PATH": "/dev/null"},
+        )  # fmt: skip
+
+    def job(
+        self, verb: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        command = [str(BIN / "ray"), "job", verb, "--address", self.address, *arguments]
+        variables = {**self.environment, **(environment or {})}
+        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +71,8 @@ def head() -> Iterator[Head]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
     }
-    environment.pop("RAY_ADDRESS", None)
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+        environment.pop(name, None)
     address = f"http://127.0.0.1:{(dashboard := free_port())}"
     command = [
         str(BIN / "ray"), "start", "--head", "--block", f"--port={free_port()}", "--num-cpus=2",
@@ -93,10 +104,18 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture(scope="module")
-def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("job")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("job")
+
+
+@pytest.fixture(scope="module")
+def arguments(folder: Path) -> list[str]:
     config = tiny.config(
-        tiny.write_images(folder / "images"), folder / "run", run__workers=2, numerics__dtype="float32"
+        tiny.write_images(folder / "images"),
+        folder / "run",
+        run__workers=2,
+        numerics__dtype="float32",
+        track__enabled=True,
     )
     changed = {
         key: value for key, value in flatten(config).items() if not isinstance(value, (list, type(None)))
@@ -104,14 +123,34 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["icsr", str(REPOSITORY / "jobs" / "icsr_demo.yaml"), *(f"{k}={v}" for k, v in changed.items())]
 
 
-def test_job_is_followed_to_its_end(head, arguments):
-    done = head.submit(*arguments)
+def client(folder: Path) -> MlflowClient:
+    """Of the database beside the runs, where the job's driver has put it."""
+    return MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+
+
+def test_job_is_followed_to_its_end_and_is_complete_in_mlflow(head, arguments, folder):
+    done = head.submit(*arguments, options=["--submission-id", "followed"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
     assert "last epoch  2: mAP" in done.stdout
-    folder = next(Path(a.removeprefix("run.folder=")) for a in arguments if a.startswith("run.folder="))
-    assert len(RunFolder(folder).metrics()) == 2
-    assert RunFolder(folder).model.exists()
+    run_folder = RunFolder(folder / "run")
+    assert len(run_folder.metrics()) == 2
+    assert run_folder.model.exists()
+    run = tracked.assert_complete(client(folder), run_folder, folder / "downloads", "FINISHED")
+    assert run.data.tags["ray_job"] == "followed"
+    assert run.data.params["run.workers"] == "2"
+
+
+def test_job_that_is_stopped_is_killed_in_mlflow(head, arguments, folder):
+    run_folder = RunFolder(folder / "stopped")
+    long = ["inter.epochs=500", f"run.folder={run_folder.path}", "track.experiment=stopped"]
+    head.submit(*arguments, *long, options=["--submission-id", "stopped", "--no-wait"])
+    tracked.until(lambda: run_folder.path.exists() and len(run_folder.metrics()) > 1, seconds=120)
+    stopped = head.job("stop", "stopped")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert "Job 'stopped' was stopped" in head.job("status", "stopped").stdout
+    assert tracked.only_run(client(folder), "stopped").info.status == "KILLED"
+    assert not run_folder.model.exists()
 
 
 def test_status_of_a_job_that_fails_is_seen(head, arguments):
