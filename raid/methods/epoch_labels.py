@@ -12,7 +12,7 @@ from raid.health import alarms, cluster_health, label_quality
 from raid.methods.contrastive import similarity_of
 from raid.methods.icsr_config import IcsrConfig, Refine
 from raid.ops.centrality import harmonic_centrality
-from raid.ops.cluster import agglomerative
+from raid.ops.linkage import agglomerative
 from raid.ops.modules import infomap_modules
 from raid.ops.neighbors import MapBlocks
 from raid.ops.refine import refine_labels

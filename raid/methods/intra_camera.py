@@ -25,7 +25,7 @@ from raid.methods.contrastive import Encoder, device_of, similarity_of
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs, camera_name
 from raid.ops import quality
-from raid.ops.cluster import agglomerative
+from raid.ops.linkage import agglomerative
 from raid.run_folder import RunFolder
 
 Ints = NDArray[np.int64]

@@ -7,11 +7,17 @@ of one (`noise="singletons"`: honest about what was thrown away).
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+
+from raid.ops.compiled import compiled, over_rows
+from raid.ops.symmetric import Matrix, arrays_of
+
+_CHUNK_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -111,57 +117,67 @@ def camera_purity(labels: NDArray[Any], cameras: NDArray[Any]) -> float:
     return _ratio(float(table.tocsc().max(axis=0).sum()), float(table.sum()))
 
 
-def silhouette(similarity: sp.csr_array, labels: NDArray[Any], *, block_rows: int = 4096) -> float:
+def silhouette(similarity: sp.csr_array, labels: NDArray[Any]) -> float:
     """Return the mean silhouette of the distance 1 - similarity (1 where nothing is stored).
 
     Equal to scikit-learn's on the dense distances. Samples of label -1 are left out, singletons score 0,
-    fewer than two clusters give 0.
+    fewer than two clusters give 0. The same bits for any number of threads.
 
     Args:
-        similarity: (N, N), values 0 to 1; the diagonal is not looked at.
+        similarity: (N, N), values 0 to 1; the diagonal is not looked at. It may be read-only or mapped from
+            a file, and is read front to back.
         labels: (N,) pseudo labels, -1 = noise.
-        block_rows: rows per block.
 
     Raises:
         ValueError: shapes that do not fit.
 
-    Memory: per block, a copy of its rows, and the sums of each sample's similarities to each cluster, at
-    worst block_rows * K * 12 bytes.
+    Memory: 24 bytes a sample, and for each thread 12 bytes a cluster.
     """
     if similarity.shape != (len(labels), len(labels)):
         raise ValueError(f"similarity {similarity.shape} does not fit labels {labels.shape}")
-    kept = np.flatnonzero(labels != -1)
-    clusters, own = np.unique(labels[kept], return_inverse=True)
+    kept = labels != -1
+    clusters, numbers = np.unique(labels[kept], return_inverse=True)
     if len(clusters) < 2:
         return 0.0
-    sizes = np.bincount(own)
-    ends = np.concatenate([[0], np.cumsum(labels != -1)])  # the rows of noise stay empty
-    indicator = sp.csr_array((np.ones(len(kept)), own, ends), shape=(len(labels), len(clusters)))
-    self_similarity = similarity.diagonal()[kept]
-    total = 0.0
-    for start in range(0, len(kept), block_rows):
-        rows = slice(start, start + block_rows)
-        sums = (similarity[kept[rows]] @ indicator).tocoo()
-        total += _silhouettes(sums, own[rows], sizes, self_similarity[rows]).sum()
-    return float(total / len(kept))
+    own = np.full(len(labels), -1, np.int64)
+    own[kept] = numbers
+    scores = np.zeros(len(labels))
+    score = partial(_silhouettes, arrays_of(similarity), own, np.bincount(numbers).astype(np.float64), scores)
+    over_rows(score, 0, len(labels), chunk_rows=_CHUNK_ROWS)
+    return float(scores.sum() / kept.sum())
 
 
+@compiled
 def _silhouettes(
-    sums: sp.coo_array, own: NDArray[np.int64], sizes: NDArray[np.int64], self_similarity: NDArray[Any]
-) -> NDArray[np.float64]:
-    """Return (b - a) / max(a, b) of each row, 0 for singletons and for 0 / 0."""
-    is_own = sums.col == own[sums.row]
-    inside = np.zeros(len(own))
-    inside[sums.row[is_own]] = sums.data[is_own]
-    nearest = np.zeros(len(own))  # similarity 0 to any cluster that does not appear
-    others = ~is_own
-    np.maximum.at(nearest, sums.row[others], sums.data[others] / sizes[sums.col[others]])
-    mates = sizes[own] - 1
-    a = 1.0 - (inside - self_similarity) / np.maximum(mates, 1)
-    b = 1.0 - nearest
-    largest = np.maximum(a, b)
-    defined = (mates > 0) & (largest > 0)
-    return np.where(defined, (b - a) / np.where(defined, largest, 1.0), 0.0)
+    matrix: Matrix,
+    own: NDArray[np.int64],
+    sizes: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    first: int,
+    last: int,
+) -> None:
+    """Set (b - a) / max(a, b) of the rows that are not noise; leave 0 for singletons and for 0 / 0."""
+    sums = np.zeros(len(sizes) + 1)  # similarities to each cluster; the last one, -1, is noise
+    for row in range(first, last):
+        mates = sizes[own[row]] - 1
+        if own[row] < 0 or mates == 0:
+            continue
+        columns = matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]
+        values = matrix.values[matrix.indptr[row] : matrix.indptr[row + 1]]
+        for place in range(len(columns)):
+            if columns[place] != row:
+                sums[own[columns[place]]] += values[place]
+        a = 1.0 - sums[own[row]] / mates
+        sums[own[row]] = 0.0
+        nearest = 0.0  # similarity 0 to any cluster that does not appear
+        for place in range(len(columns)):
+            cluster = own[columns[place]]
+            if cluster >= 0:
+                nearest = max(nearest, sums[cluster] / sizes[cluster])
+            sums[cluster] = 0.0
+        b = 1.0 - nearest
+        if max(a, b) > 0:
+            scores[row] = (b - a) / max(a, b)
 
 
 def _kept(truth: NDArray[Any], labels: NDArray[Any], noise: str) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -18,8 +18,8 @@ from raid.methods.inputs import Inputs, open_inputs
 from raid.methods.intra_camera import CameraJob, train_camera
 from raid.ops import quality
 from raid.ops.centrality import harmonic_centrality
-from raid.ops.cluster import agglomerative
 from raid.ops.jaccard import jaccard_similarity
+from raid.ops.linkage import agglomerative
 from raid.ops.refine import refine_labels
 from raid.run_folder import RunFolder
 

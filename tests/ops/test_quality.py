@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from sklearn import metrics
 
 from raid.ops.jaccard import jaccard_similarity
@@ -127,20 +128,51 @@ def test_silhouette_equals_sklearn(low, clusters):
     similarity = jaccard_similarity(features, k1=10, k2=3)
     for labels in (rng.integers(low, clusters, 120), np.repeat(np.arange(20), 6) % clusters):
         expected = dense_silhouette(similarity, labels)
-        assert silhouette(similarity, labels) == pytest.approx(expected, abs=1e-6)
-        assert silhouette(similarity, labels, block_rows=7) == pytest.approx(expected, abs=1e-6)
+        assert silhouette(similarity, labels) == pytest.approx(expected, abs=1e-9)
     order = rng.permutation(120)
     permuted = silhouette(sp.csr_array(similarity[order][:, order]), labels[order])
-    assert permuted == pytest.approx(expected, abs=1e-6)
+    assert permuted == pytest.approx(expected, abs=1e-9)
+
+
+def test_silhouette_has_the_same_bits_for_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr("raid.ops.quality._CHUNK_ROWS", 7)
+    rng = np.random.default_rng(0)
+    similarity = sp.csr_array(rng.random((100, 100), np.float32))
+    labels = rng.integers(-1, 9, 100)
+    before, found = torch.get_num_threads(), set()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found.add(silhouette(similarity, labels))
+    torch.set_num_threads(before)
+    assert len(found) == 1
+
+
+def test_silhouette_of_a_matrix_on_disk_with_rows_out_of_order(tmp_path):
+    rng = np.random.default_rng(1)
+    similarity = sp.csr_array(rng.random((40, 40), np.float32))
+    labels = rng.integers(0, 4, 40)
+    mapped = sp.csr_array(similarity.shape, dtype=np.float32)
+    for name in ("data", "indices", "indptr"):
+        values = getattr(similarity, name)
+        np.save(
+            tmp_path / f"{name}.npy", values if name == "indptr" else values.reshape(40, 40)[:, ::-1].ravel()
+        )
+        setattr(mapped, name, np.load(tmp_path / f"{name}.npy", mmap_mode="r"))
+    assert silhouette(mapped, labels) == pytest.approx(silhouette(similarity, labels), abs=1e-12)
 
 
 def test_silhouette_without_a_second_cluster_or_distance():
-    everything = sp.csr_array(np.ones((4, 4)))
+    everything = sp.csr_array(np.ones((4, 4), np.float32))
     assert silhouette(everything, np.zeros(4)) == 0
     assert silhouette(everything, np.full(4, -1)) == 0
     assert silhouette(everything, np.arange(4)) == 0  # singletons
     assert silhouette(everything, np.array([0, 0, 1, 1])) == 0  # duplicates in two clusters
-    assert silhouette(sp.csr_array(np.kron(np.eye(2), np.ones((2, 2)))), np.array([0, 0, 1, 1])) == 1
+    assert (
+        silhouette(
+            sp.csr_array(np.kron(np.eye(2), np.ones((2, 2))).astype(np.float32)), np.array([0, 0, 1, 1])
+        )
+        == 1
+    )
     with pytest.raises(ValueError, match="does not fit"):
         silhouette(everything, np.zeros(3))
 

@@ -1,0 +1,295 @@
+"""k-means: Lloyd's algorithm on all starts at once, begun in few dimensions.
+
+Most of the way to a minimum is gone in a projection of the features on 64 principal directions, where a step
+costs next to nothing and the sum of squares is nearly that of the full space (Cohen et al. 2015,
+"Dimensionality reduction for k-means clustering"). Lloyd's algorithm in the full space then goes on from each
+start's clusters until nothing changes: the result is its fixed point, whatever the projection left out.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raid.ops.compiled import compiled, over_rows
+from raid.ops.labels import by_first_appearance
+from raid.ops.neighbors import as_features, row_blocks
+
+_BLOCK_ROWS = 1024  # a fixed cut: the bits of a matrix product change with the height of a block
+_COLUMNS = 256  # that are summed together
+_DIRECTIONS = 64
+_SAMPLE = 2048  # rows from which the principal directions are found
+
+Floats = NDArray[np.float32]
+Labels = NDArray[np.int32]  # (N, starts)
+
+
+@dataclass(frozen=True, eq=False)
+class KMeans:
+    """A partition around means.
+
+    Attributes:
+        labels: (N,) int64, numbered by first appearance.
+        centroids: (K, D) float32, the means of the clusters.
+        inertia: sum of the squared distances of the samples to their centroids.
+    """
+
+    labels: NDArray[np.int64]
+    centroids: Floats
+    inertia: float
+
+
+def kmeans(features: NDArray[Any], *, num_clusters: int, seed: int, restarts: int) -> KMeans:
+    """Partition samples into `num_clusters` clusters of least inertia, the best of several starts.
+
+    Starts are those of greedy k-means++ (Arthur & Vassilvitskii 2007; of 2 + log K candidates the one that
+    lowers the inertia most, as in scikit-learn), drawn in the projection. No cluster is empty: one that would
+    be takes the sample that is farthest from its centroid, of equally far ones the first. Lloyd's algorithm
+    ends when the inertia, in float64, falls no more; distances are float32.
+
+    Every start has random numbers of its own, so more restarts never give a worse result but for what the
+    projection leaves out. The same bytes for any number of threads: blocks of rows are fixed, and sums are
+    cut by columns. (Where torch lacks oneDNN, a matrix product's last bits may depend on the threads.)
+
+    Args:
+        features: (N, D), computed in float32.
+        num_clusters: 1 to N.
+        seed: 0 or more.
+        restarts: starts, 1 or more.
+
+    Raises:
+        ValueError: an argument out of range (thus also no samples), or features that are not (N, D) and
+            finite.
+
+    Memory: restarts * K * D * 16 bytes of sums and centroids, 4 * N * (64 + restarts * 2 (2 + log K)) bytes
+    of the projection and for seeding, and a block of 1024 rows times restarts * K distances.
+    """
+    points = as_features(features)
+    if not 1 <= num_clusters <= len(points):
+        raise ValueError(f"num_clusters must be 1 to {len(points)} (the samples), got {num_clusters}")
+    if restarts < 1 or seed < 0:
+        raise ValueError(f"restarts must be at least 1 and seed at least 0, got {restarts} and {seed}")
+    projected = _projected(points, seed)
+    if not np.isfinite(projected).all():
+        raise ValueError("features must be finite")
+    labels = _seeded(projected, num_clusters, seed, restarts)
+    labels, gains = _lloyd(projected, labels, num_clusters)
+    if projected is not points:
+        labels, gains = _lloyd(points, _distinct(labels), num_clusters)
+    return _result(points, labels[:, int(gains.argmax())])
+
+
+def _projected(points: Floats, seed: int) -> Floats:
+    """Return the points in the principal directions of a sample, (N, 64); themselves, if D is not larger.
+
+    Randomised: one step of subspace iteration from random directions (Halko et al. 2011).
+    """
+    if points.shape[1] <= 2 * _DIRECTIONS:
+        return points
+    rng = np.random.default_rng((seed, 0))
+    sample = torch.from_numpy(points[np.sort(rng.permutation(len(points))[:_SAMPLE])])
+    random = rng.standard_normal((points.shape[1], _DIRECTIONS), np.float32)
+    directions, _ = torch.linalg.qr(sample.T @ (sample @ torch.from_numpy(random)))
+    packed = _packed(directions.T)
+    return torch.cat([_products(rows, packed) for _, rows in _blocks(points)]).numpy()
+
+
+def _blocks(points: Floats) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield which rows a block holds, and the rows as `_products` takes them."""
+    rows = _tensor(points)
+    for start, stop in row_blocks(len(points), _BLOCK_ROWS):
+        yield slice(start, stop), _packed(rows[start:stop])
+
+
+def _distinct(labels: Labels) -> Labels:
+    """Keep one of the starts that have come to the same clusters."""
+    renumbered = [by_first_appearance(start)[0].astype(np.int32) for start in labels.T]
+    different = {start.tobytes(): start for start in renumbered}
+    return np.stack(list(different.values()), axis=1)
+
+
+def _seeded(points: Floats, num_clusters: int, seed: int, restarts: int) -> Labels:
+    """Return the clusters around the first centroids of every start."""
+    trials = 2 + int(np.log(num_clusters))
+    draws = np.stack(
+        [np.random.default_rng((seed, 1 + start)).random((num_clusters, trials)) for start in range(restarts)]
+    )
+    starts = np.arange(restarts)
+    norms = np.square(points).sum(1)
+    chosen = np.empty((restarts, num_clusters), np.int64)
+    chosen[:, 0] = draws[:, 0, 0] * len(points)
+    closest = _distances(points, norms, chosen[:, 0])
+    for cluster in range(1, num_clusters):
+        edges = closest.cumsum(1, np.float64)
+        candidates = np.stack(
+            [np.searchsorted(edges[s], draws[s, cluster] * edges[s, -1], "right") for s in starts]
+        ).clip(max=len(points) - 1)
+        distances = _distances(points, norms, candidates.ravel()).reshape(restarts, trials, -1)
+        np.minimum(distances, closest[:, None], out=distances)
+        best = distances.sum(2).argmin(1)
+        chosen[:, cluster], closest = candidates[starts, best], distances[starts, best]
+    labels, distances = _assign(points, points[chosen])
+    _fill_empty(labels, distances, num_clusters, points)
+    return labels
+
+
+def _distances(points: Floats, norms: Floats, chosen: NDArray[np.int64]) -> Floats:
+    """Return the squared distances (C, N) of all points to the chosen ones."""
+    centres = _packed(torch.from_numpy(points[chosen]))
+    squared = torch.cat([_products(centres, rows) for _, rows in _blocks(points)], 1).numpy()
+    squared *= -2
+    squared += norms
+    squared += norms[chosen, None]
+    np.maximum(squared, 0, out=squared)
+    return np.asarray(squared)
+
+
+def _lloyd(points: Floats, labels: Labels, num_clusters: int) -> tuple[Labels, NDArray[np.float64]]:
+    """Move samples to the nearest centroid until that gains nothing.
+
+    Returns:
+        Labels, and by how much each start's inertia is below that of the origin as the only centroid.
+    """
+    labels = labels.copy()
+    sums = np.zeros((labels.shape[1], num_clusters, points.shape[1]))
+    active = np.arange(labels.shape[1])
+    _move(points, np.full_like(labels, -1), labels, active, sums)
+    means, gains = _means(sums, labels)
+    while len(active):
+        new, distances = _assign(points, means.astype(np.float32))
+        _fill_empty(new, distances, num_clusters, points)
+        _move(points, labels[:, active], new, active, sums)
+        labels[:, active] = new
+        means, after = _means(sums[active], new)
+        better = after > gains[active]
+        gains[active] = after
+        active, means = active[better], means[better]
+    return labels, gains
+
+
+def _means(sums: NDArray[np.float64], labels: Labels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the centroids (starts, K, D) and the gains (starts,): sum over clusters of n |centroid|^2."""
+    counts = np.stack([np.bincount(start, minlength=sums.shape[1]) for start in labels.T])
+    means = sums / counts[:, :, None]
+    return means, np.einsum("skd,skd->s", means, sums)
+
+
+def _assign(points: Floats, centroids: Floats) -> tuple[Labels, Floats]:
+    """Return the nearest centroid of each start (N, starts), and half its squared distance less |x|^2 / 2."""
+    starts, num_clusters, dim = centroids.shape
+    flat = torch.from_numpy(centroids.reshape(-1, dim))
+    offsets = flat.square().sum(1) / 2
+    labels = np.empty((len(points), starts), np.int32)
+    distances = np.empty((len(points), starts), np.float32)
+    packed = _packed(flat)
+    for block, rows in _blocks(points):
+        scores = torch.sub(offsets, _products(rows, packed)).view(-1, starts, num_clusters)
+        least, index = scores.min(2)
+        labels[block], distances[block] = index.numpy(), least.numpy()
+    return labels, distances
+
+
+def _fill_empty(labels: Labels, distances: Floats, num_clusters: int, points: Floats) -> None:
+    """Give every empty cluster the sample farthest from its centroid, in place."""
+    for start in range(labels.shape[1]):
+        counts = np.bincount(labels[:, start], minlength=num_clusters)
+        empty = np.flatnonzero(counts == 0)
+        if not len(empty):
+            continue
+        farthest = iter(np.argsort(-(distances[:, start] + np.square(points).sum(1) / 2), kind="stable"))
+        for cluster in empty:
+            sample = next(s for s in farthest if counts[labels[s, start]] > 1)
+            counts[labels[sample, start]] -= 1
+            labels[sample, start] = cluster
+
+
+def _move(
+    points: Floats, before: Labels, after: Labels, active: NDArray[np.int64], sums: NDArray[np.float64]
+) -> None:
+    """Bring the sums (starts, K, D) of the active starts from the labels `before` to those `after`."""
+    add = partial(_move_columns, _read_only(points), before, after, active, sums)
+    over_rows(add, 0, points.shape[1], chunk_rows=_COLUMNS)
+
+
+@compiled
+def _move_columns(
+    points: Floats,
+    before: Labels,
+    after: Labels,
+    active: NDArray[np.int64],
+    sums: NDArray[np.float64],
+    first: int,
+    last: int,
+) -> None:
+    for row in range(len(points)):
+        values = points[row, first:last]
+        for place in range(len(active)):
+            old, new = before[row, place], after[row, place]
+            if old == new:
+                continue
+            target = sums[active[place], new, first:last]
+            for column in range(len(values)):
+                target[column] += values[column]
+            if old >= 0:
+                target = sums[active[place], old, first:last]
+                for column in range(len(values)):
+                    target[column] -= values[column]
+
+
+def _result(points: Floats, labels: Labels) -> KMeans:
+    """Number the clusters, and take their means and the inertia in float64."""
+    numbered, first = by_first_appearance(labels)
+    sums = np.zeros((1, len(first), points.shape[1]))
+    column = np.ascontiguousarray(numbered[:, None], np.int32)
+    _move(points, np.full_like(column, -1), column, np.zeros(1, np.int64), sums)
+    centroids = sums[0] / np.bincount(numbered)[:, None]
+    add = partial(_inertia, _read_only(points), centroids, numbered)
+    inertia = sum(over_rows(add, 0, len(points), chunk_rows=_BLOCK_ROWS))
+    return KMeans(numbered, centroids.astype(np.float32), inertia)
+
+
+@compiled
+def _inertia(
+    points: Floats, centroids: NDArray[np.float64], labels: NDArray[np.int64], first: int, last: int
+) -> float:
+    total = 0.0
+    for row in range(first, last):
+        values, centroid = points[row], centroids[labels[row]]
+        for column in range(len(values)):
+            total += (values[column] - centroid[column]) ** 2
+    return total
+
+
+def _read_only(points: Floats) -> Floats:
+    view = np.asarray(points).view()
+    view.flags.writeable = False  # one kind of array, so that it is compiled once
+    return view
+
+
+def _tensor(points: Floats) -> torch.Tensor:
+    """Return a tensor over the memory of `points`, which is only read."""
+    with warnings.catch_warnings():
+        # Arrays that come from a shared store are read-only; torch warns, and we only read.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(points)
+
+
+def _packed(rows: torch.Tensor) -> torch.Tensor:
+    """Return rows in the form that `_products` multiplies.
+
+    oneDNN's product is 2 to 3 times as fast as MKL's on CPUs not made by Intel, and gives equal bits for any
+    number of threads.
+    """
+    rows = rows.contiguous()
+    return rows.to_mkldnn() if torch.backends.mkldnn.is_available() else rows
+
+
+def _products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return the dot products (L, R) of `_packed` rows."""
+    product = torch.nn.functional.linear(left, right)
+    return product.to_dense() if product.is_mkldnn else product
