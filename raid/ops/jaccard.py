@@ -1,5 +1,6 @@
 """k-reciprocal Jaccard similarity as a sparse matrix (Zhong et al. 2017; as ICSR's release computes it)."""
 
+from bisect import bisect_left
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from raid.ops.reciprocal import ONE, expanded_weights, member_weights
 from raid.ops.sparse_rows import Rows, assemble
 
 _CHUNK_ROWS = 64
-_GROUP = 16  # neighbouring rows that share a mark "touched"
+_GROUP_BITS = 4
+_GROUP = 1 << _GROUP_BITS  # neighbouring rows that share a mark "touched"
 
 
 def jaccard_similarity(
@@ -100,7 +102,7 @@ def jaccard_from_neighbors(
         ValueError: `k1` or `k2` below 1 or above the width of the table, or a table that does not fit.
     """
     features = as_features(features)
-    _validate(features, neighbors, products, k1, k2)
+    _validate(features, neighbors, products, k1, k2, min_similarity)
     table: NDArray[np.int32] = np.ascontiguousarray(neighbors, dtype=np.int32)
     if products is not None:
         products = np.ascontiguousarray(products, dtype=np.float32)
@@ -110,9 +112,9 @@ def jaccard_from_neighbors(
     by_column = weights.tocsc()
     overlap = partial(
         _similarity_block,
-        weights=(weights.indptr, weights.indices, weights.data),
-        by_column=(by_column.indptr, by_column.indices, by_column.data),
-        min_similarity=min_similarity,
+        weights=(weights.indptr, weights.indices.view(np.uint32), weights.data),
+        by_column=(by_column.indptr, by_column.indices.view(np.uint32), by_column.data),
+        least=_least_overlap(min_similarity),
     )
     return assemble(map_blocks(overlap, row_blocks(len(features), block_rows)), len(features), folder)
 
@@ -123,6 +125,7 @@ def _validate(
     products: NDArray[np.float32] | None,
     k1: int,
     k2: int,
+    min_similarity: float,
 ) -> None:
     if neighbors.ndim != 2 or len(neighbors) != len(features) or len(features) == 0:
         raise ValueError(
@@ -134,32 +137,46 @@ def _validate(
         )
     if not (1 <= k1 <= neighbors.shape[1] and 1 <= k2 <= neighbors.shape[1]):
         raise ValueError(f"k1 and k2 must be 1 to {neighbors.shape[1]}, got {k1} and {k2}")
+    if not 0 <= min_similarity <= 1:
+        raise ValueError(f"min_similarity must be 0 to 1, got {min_similarity}")
     if neighbors.min() < 0 or neighbors.max() >= len(features):  # compiled loops do not look
         raise ValueError(f"neighbors must lie in 0..{len(features) - 1}")
 
 
-# A sparse matrix as compiled loops take it: starts, indices, values.
-Arrays = tuple[NDArray[np.integer], NDArray[np.int32], NDArray[np.int32]]
+# A sparse matrix as compiled loops take it: starts, indices, values. Unsigned indices are not checked for
+# counting from the end.
+Arrays = tuple[NDArray[np.integer], NDArray[np.uint32], NDArray[np.int32]]
 
 
-def _similarity_block(block: Block, weights: Arrays, by_column: Arrays, min_similarity: float) -> list[Rows]:
-    """Return the rows `block` of m / (2 - m) with m_ij = sum_k min(V_ik, V_jk)."""
+def _similarity_block(block: Block, weights: Arrays, by_column: Arrays, least: int) -> list[Rows]:
+    """Return the rows `block` of m / (2 - m) with m_ij = sum_k min(V_ik, V_jk), for m >= least / ONE."""
     return over_rows(
-        lambda first, last: _similarity_rows(*weights, *by_column, min_similarity, first, last),
+        lambda first, last: _similarity_rows(*weights, *by_column, least, first, last),
         *block,
         chunk_rows=_CHUNK_ROWS,
     )
 
 
+def _least_overlap(min_similarity: float) -> int:
+    """Return the least overlap, in units of 1 / ONE, whose similarity as stored is not below the argument."""
+    return bisect_left(range(ONE), min_similarity, lo=1, key=_similarity)
+
+
+@compiled
+def _similarity(overlap: int) -> Any:
+    shared = overlap / ONE
+    return np.float32(min(shared / (2.0 - shared), 1.0))
+
+
 @compiled
 def _similarity_rows(
     starts: NDArray[np.integer],
-    columns: NDArray[np.int32],
+    columns: NDArray[np.uint32],
     weights: NDArray[np.int32],
     column_starts: NDArray[np.integer],
-    rows: NDArray[np.int32],
+    rows: NDArray[np.uint32],
     row_weights: NDArray[np.int32],
-    min_similarity: float,
+    least: int,
     first: int,
     last: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
@@ -167,9 +184,9 @@ def _similarity_rows(
     num_rows = len(starts) - 1
     lengths = np.empty(last - first, np.int64)
     # Room for the most there can be; memory is taken only where something is written.
-    most = _most_entries(starts, columns, column_starts, first, last)
+    most = _most_entries(starts, columns, column_starts, first, last) + _GROUP
     others = np.empty(most, np.int32)
-    values = np.empty(most, np.float32)
+    overlaps = np.empty(most, np.int32)
     overlap = np.zeros(-(-num_rows // _GROUP) * _GROUP, np.int32)
     touched = np.zeros(len(overlap) // _GROUP, np.uint8)
     used = 0
@@ -177,21 +194,25 @@ def _similarity_rows(
         for at in range(starts[row], starts[row + 1]):
             weight = weights[at]
             for place in range(column_starts[columns[at]], column_starts[columns[at] + 1]):
-                overlap[rows[place]] += min(weight, row_weights[place])
-                touched[rows[place] // _GROUP] = 1
+                other = rows[place]
+                overlap[other] += min(weight, row_weights[place])
+                touched[other >> _GROUP_BITS] = 1
         # Rounding apart its own overlap is 1 already, but where a sample is not its own neighbour.
         overlap[row] = ONE
-        touched[row // _GROUP] = 1
+        touched[row >> _GROUP_BITS] = 1
         before = used
-        used = _emit(overlap, touched, min_similarity, others, values, used)
+        used = _collect(overlap, touched, least, others, overlaps, used)
         lengths[row - first] = used - before
-    return lengths, others[:used].copy(), values[:used].copy()
+    values = np.empty(used, np.float32)
+    for at in range(used):
+        values[at] = _similarity(overlaps[at])
+    return lengths, others[:used].copy(), values
 
 
 @compiled
 def _most_entries(
     starts: NDArray[np.integer],
-    columns: NDArray[np.int32],
+    columns: NDArray[np.uint32],
     column_starts: NDArray[np.integer],
     first: int,
     last: int,
@@ -206,26 +227,23 @@ def _most_entries(
 
 
 @compiled
-def _emit(
+def _collect(
     overlap: NDArray[np.int32],
     touched: NDArray[np.uint8],
-    min_similarity: float,
+    least: int,
     others: NDArray[np.int32],
-    values: NDArray[np.float32],
+    overlaps: NDArray[np.int32],
     used: int,
 ) -> int:
-    """Write what was touched, by rising index, from place `used` on, and clear it; return the next place."""
+    """Write what is not below `least`, by rising index, from place `used` on; clear; return the next place."""
     for group in range(len(touched)):
         if touched[group] == 0:
             continue
         touched[group] = 0
-        for other in range(group * _GROUP, (group + 1) * _GROUP):
-            shared = overlap[other] / ONE
-            if shared > 0.0:
-                similarity = np.float32(min(shared / (2.0 - shared), 1.0))
-                if similarity >= min_similarity:
-                    others[used] = other
-                    values[used] = similarity
-                    used += 1
-                overlap[other] = 0
+        for other in range(group << _GROUP_BITS, (group + 1) << _GROUP_BITS):
+            # Written always and kept by the count: a branch here would be guessed wrong too often.
+            others[used] = other
+            overlaps[used] = overlap[other]
+            used += overlap[other] >= least
+            overlap[other] = 0
     return used
