@@ -14,6 +14,7 @@ def harmonic_centrality(
     num_neighbors: int = 15,
     cutoff: float | None = 0.5,
     include_self: bool = True,
+    neighbors: tuple[NDArray[np.float32], NDArray[np.integer]] | None = None,
     block_rows: int = 1024,
     map_blocks: MapBlocks = map,
 ) -> NDArray[np.float64]:
@@ -29,6 +30,8 @@ def harmonic_centrality(
         cutoff: largest distance that counts, None for no limit.
         include_self: whether the k neighbours include the sample (as released: k - 1 real ones), whose
             distance 0 then counts in the mean; otherwise k real neighbours and no self.
+        neighbors: what `knn` of the features among themselves returned, of at least the columns needed
+            (`num_neighbors`, and one more without self; all N where there are fewer); None: searched here.
         block_rows: rows per block of the search.
         map_blocks: what runs the blocks; same signature as builtin `map` with one iterable.
 
@@ -36,9 +39,10 @@ def harmonic_centrality(
         (N,) float64. Where all distances are 0 (every sample alike) the mean counts as 1.
 
     Raises:
-        ValueError: `num_neighbors` below 1, or features that are not (N, D).
+        ValueError: `num_neighbors` below 1, features that are not (N, D), or a table of neighbours that does
+            not fit.
 
-    Memory: that of `knn`, and three tables of N * k * 8 bytes.
+    Memory: that of `knn` where it searches, and three tables of N * k * 8 bytes.
     """
     if num_neighbors < 1:
         raise ValueError(f"num_neighbors must be at least 1, got {num_neighbors}")
@@ -46,7 +50,9 @@ def harmonic_centrality(
     width = min(num_neighbors if include_self else num_neighbors + 1, num_samples)
     if num_samples == 0:
         return np.empty(0)
-    similarity, index = knn(features, features, width, block_rows=block_rows, map_blocks=map_blocks)
+    if neighbors is None:
+        neighbors = knn(features, features, width, block_rows=block_rows, map_blocks=map_blocks)
+    similarity, index = (_leading(table, num_samples, width) for table in neighbors)
     is_self = _self_places(index)
     distances = np.maximum(1.0 - similarity.astype(np.float64), 0.0)
     distances[is_self] = 0.0
@@ -57,7 +63,13 @@ def harmonic_centrality(
     return np.asarray(np.where(near, terms, 0.0).sum(axis=1))
 
 
-def _self_places(index: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _leading(table: NDArray[Any], num_samples: int, width: int) -> NDArray[Any]:
+    if table.ndim != 2 or len(table) != num_samples or table.shape[1] < width:
+        raise ValueError(f"neighbors: the tables must be ({num_samples}, >= {width}), got {table.shape}")
+    return table[:, :width]
+
+
+def _self_places(index: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Mark each sample's own place in its row; the last one if duplicates crowded it out of the table."""
     places: NDArray[np.bool_] = index == np.arange(len(index))[:, None]
     places[~places.any(axis=1), -1] = True

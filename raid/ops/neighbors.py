@@ -1,7 +1,7 @@
 """Exact nearest neighbours by dot product, block by block."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,10 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raid.ops.top_k import Best, merge, nothing_yet, take_columns, take_rows
+
 Block = tuple[int, int]
 # What builtin `map` does with one iterable. Functions given to it are picklable: `functools.partial` of a
 # module-level function over the shared arrays; items are `Block`s; results come in the order of the items.
 MapBlocks = Callable[[Callable[[Block], Any], Iterable[Block]], Iterable[Any]]
+
+
+_SLICE = 512  # dimensions multiplied at a time
 
 
 def row_blocks(num_rows: int, block_rows: int) -> list[Block]:
@@ -29,10 +34,32 @@ def row_blocks(num_rows: int, block_rows: int) -> list[Block]:
 def similarity_rows(block: Block, queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> torch.Tensor:
     """Return the dot products of the queries of one block with the whole gallery, (rows, N) float32."""
     start, stop = block
+    return as_tensor(queries[start:stop]) @ as_tensor(gallery).T
+
+
+def as_tensor(rows: NDArray[np.float32]) -> torch.Tensor:
+    """Return a tensor over the memory of `rows`, which is only read."""
     with warnings.catch_warnings():
         # Arrays that come from a shared store are read-only; torch warns, and we only read.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(queries[start:stop]) @ torch.from_numpy(gallery).T
+        return torch.from_numpy(rows)
+
+
+def products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return the dot products of two blocks of float32 rows, (L, R).
+
+    An entry's bits depend on its two rows alone, not on their places, nor on the other rows or the number
+    of threads: exact duplicates tie. oneDNN holds to that (numpy's OpenBLAS does not) and has AVX-512 for
+    every make of CPU (MKL for Intel's). It adds up in one long chain: in slices, the error is half.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return left @ right.T
+    total = None
+    for start in range(0, left.shape[1], _SLICE):
+        one, other = (side[:, start : start + _SLICE].contiguous().to_mkldnn() for side in (left, right))
+        part = torch.nn.functional.linear(one, other)
+        total = part if total is None else total.add_(part)
+    return left @ right.T if total is None else total.to_dense()
 
 
 def as_features(features: NDArray[Any], name: str = "features") -> NDArray[np.float32]:
@@ -54,59 +81,96 @@ def knn(
 
     Exact. Equal similarities are ordered by index, the lower first, also where they straddle the k-th
     place. A query that is itself a row of the gallery is among its own neighbours (unless `k` exact
-    duplicates with lower indices come first).
+    duplicates with lower indices come first). Where `queries` and `gallery` are the same array, each
+    product of two blocks serves both: half the work.
 
     Args:
         queries: (Q, D), computed in float32.
         gallery: (N, D), computed in float32; unit rows where cosine similarity is meant.
         k: number of neighbours, 1 to N.
-        block_rows: queries per block; results are bitwise reproducible for one value of it.
+        block_rows: rows per block; results are bitwise reproducible for one value of it.
         map_blocks: what runs the blocks; same signature as builtin `map` with one iterable.
 
     Returns:
         Similarity (Q, k) float32, falling, and index (Q, k) int64.
 
     Raises:
-        ValueError: shapes that do not fit, or `k` outside 1..N.
+        ValueError: shapes that do not fit, `k` outside 1..N, or features that are not finite.
 
-    Memory: at worst 2 * block_rows * N * 4 bytes per block that runs at a time, and the result.
+    Memory: at worst block_rows ** 2 * 4 bytes per block that runs at a time; the result twice; and, where
+    the two arrays are one, N * k * 8 bytes per block whose result waits.
     """
-    queries, gallery = as_features(queries, "queries"), as_features(gallery, "gallery")
+    same = queries is gallery
+    gallery = as_features(gallery, "gallery")
+    queries = gallery if same else as_features(queries, "queries")
     if queries.shape[1] != gallery.shape[1]:
         raise ValueError(f"queries have {queries.shape[1]} dimensions, the gallery {gallery.shape[1]}")
     if not 1 <= k <= len(gallery):
         raise ValueError(f"k must be 1 to {len(gallery)} (the size of the gallery), got {k}")
-    search = partial(_knn_block, queries=queries, gallery=gallery, k=k)
-    parts = list(map_blocks(search, row_blocks(len(queries), block_rows)))
-    if not parts:
-        return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    blocks = row_blocks(len(queries), block_rows)
+    if same:
+        search = partial(_among_themselves, features=gallery, k=k, block_rows=block_rows)
+        values, index = _merged(map_blocks(search, blocks), blocks, len(gallery), k)
+    else:
+        look_up = partial(_in_gallery, queries=queries, gallery=gallery, k=k, block_rows=block_rows)
+        values, index = _stacked(map_blocks(look_up, blocks), blocks, k)
+    if index.min(initial=0) < 0:
+        raise ValueError("the features are not finite: fewer than k neighbours compare")
+    return values, index.astype(np.int64)
 
 
-def _knn_block(
-    block: Block, queries: NDArray[np.float32], gallery: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    rows = similarity_rows(block, queries, gallery)
-    # One more than asked: an equal value in place k + 1 tells that the k-th place is contested.
-    values, index = (t.numpy() for t in torch.topk(rows, min(k + 1, len(gallery)), dim=1))
-    contested = values[:, k - 1] == values[:, k] if k < len(gallery) else np.zeros(len(values), np.bool_)
-    values, index = _order_ties(values[:, :k], index[:, :k])
-    for row in np.flatnonzero(contested):
-        values[row], index[row] = _lowest_of_ties(rows[row].numpy(), values[row, -1], k)
+def _in_gallery(
+    block: Block, queries: NDArray[np.float32], gallery: NDArray[np.float32], k: int, block_rows: int
+) -> Best:
+    """Return the best of the whole gallery for the queries of one block."""
+    start, stop = block
+    best = nothing_yet(stop - start, k)
+    for columns, tile in _tiles(queries[start:stop], gallery, row_blocks(len(gallery), block_rows)):
+        take_rows(tile, columns[0], best)
+    return best
+
+
+def _among_themselves(
+    block: Block, features: NDArray[np.float32], k: int, block_rows: int
+) -> tuple[Best, Best]:
+    """Return the best from row `start` on for the rows of one block, and the best of the block for all after.
+
+    The rows before the block have met it in their own blocks.
+    """
+    start, stop = block
+    own = nothing_yet(stop - start, k)
+    others = nothing_yet(len(features) - stop, min(k, stop - start))
+    for (first, last), tile in _tiles(
+        features[start:stop], features, row_blocks(len(features), block_rows)[start // block_rows :]
+    ):
+        take_rows(tile, first, own)
+        if first >= stop:
+            take_columns(
+                tile, start, (others[0][first - stop : last - stop], others[1][first - stop : last - stop])
+            )
+    return own, others
+
+
+def _tiles(
+    rows: NDArray[np.float32], gallery: NDArray[np.float32], columns: list[Block]
+) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+    """Yield the products of `rows` with each block of the gallery."""
+    left, right = as_tensor(rows), as_tensor(gallery)
+    for first, last in columns:
+        yield (first, last), products(left, right[first:last]).numpy()
+
+
+def _merged(parts: Iterable[tuple[Best, Best]], blocks: list[Block], num_rows: int, k: int) -> Best:
+    """Put the results of `_among_themselves` together, in the order of the blocks, for ties."""
+    values, index = nothing_yet(num_rows, k)
+    for (start, stop), (own, others) in zip(blocks, parts, strict=True):
+        merge((values[start:stop], index[start:stop]), own)
+        merge((values[stop:], index[stop:]), others)
     return values, index
 
 
-def _order_ties(
-    values: NDArray[np.float32], index: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    order = np.lexsort((index, -values), axis=1)
-    return np.take_along_axis(values, order, axis=1), np.take_along_axis(index, order, axis=1)
-
-
-def _lowest_of_ties(
-    row: NDArray[np.float32], threshold: np.float32, k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Take what is above the threshold, then what equals it by lowest index, until there are k."""
-    reach = np.flatnonzero(row >= threshold)
-    chosen = reach[np.argsort(-row[reach], kind="stable")[:k]]
-    return row[chosen], chosen
+def _stacked(parts: Iterable[Best], blocks: list[Block], k: int) -> Best:
+    values, index = nothing_yet(blocks[-1][1] if blocks else 0, k)
+    for (start, stop), (part, part_index) in zip(blocks, parts, strict=True):
+        values[start:stop], index[start:stop] = part, part_index
+    return values, index

@@ -1,0 +1,131 @@
+"""Keep the `k` best of many values a row, as they come: largest first, equal ones by lowest index."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raid.ops.compiled import compiled, over_rows
+
+# (values (R, k) float32, index (R, k) int32), every row falling; -inf and -1 where nothing came yet.
+Best = tuple[NDArray[np.float32], NDArray[np.int32]]
+
+_CHUNK_ROWS = 128
+_LANES = 16  # values compared with the threshold at a time; nearly always none of them passes
+
+
+def nothing_yet(num_rows: int, k: int) -> Best:
+    """Return the table of `num_rows` rows to which nothing has come yet."""
+    return np.full((num_rows, k), -np.inf, np.float32), np.full((num_rows, k), -1, np.int32)
+
+
+def take_rows(tile: NDArray[np.float32], first_column: int, best: Best) -> None:
+    """Offer to row r of `best` the values of row r of the tile.
+
+    Args:
+        tile: (R, C); what is NaN or -inf is never taken.
+        first_column: index of the tile's column 0; tiles come by rising column, for ties.
+        best: (R, k) tables, changed in place.
+    """
+    over_rows(
+        lambda first, last: _take_rows(tile, first_column, *best, first, last),
+        0,
+        len(tile),
+        chunk_rows=_CHUNK_ROWS,
+    )
+
+
+def take_columns(tile: NDArray[np.float32], first_row: int, best: Best) -> None:
+    """Offer to row c of `best` the values of column c of the tile; see `take_rows`.
+
+    Args:
+        tile: (R, C).
+        first_row: index of the tile's row 0; tiles come by rising row.
+        best: (C, k) tables, changed in place.
+    """
+    over_rows(
+        lambda first, last: _take_columns(tile, first_row, *best, first, last),
+        0,
+        tile.shape[1],
+        chunk_rows=_CHUNK_ROWS,
+    )
+
+
+def merge(best: Best, later: Best) -> None:
+    """Offer to each row of `best` the same row of `later`, a table of higher indices; in place."""
+    over_rows(lambda first, last: _merge(*best, *later, first, last), 0, len(best[0]), chunk_rows=4096)
+
+
+@compiled
+def _insert(values: NDArray[np.float32], index: NDArray[np.int32], value: float, place: int) -> None:
+    """Put a value that is above the last one into its place, behind equal ones."""
+    at = len(values) - 1
+    while at > 0 and values[at - 1] < value:
+        values[at] = values[at - 1]
+        index[at] = index[at - 1]
+        at -= 1
+    values[at] = value
+    index[at] = place
+
+
+@compiled
+def _take_rows(
+    tile: NDArray[np.float32],
+    first_column: int,
+    values: NDArray[np.float32],
+    index: NDArray[np.int32],
+    first: int,
+    last: int,
+) -> None:
+    num_columns = tile.shape[1]
+    for row in range(first, last):
+        threshold = values[row, -1]
+        for start in range(0, num_columns, _LANES):
+            if start + _LANES <= num_columns:
+                above = 0
+                for lane in range(_LANES):  # an integer sum: compiled to one compare of a vector
+                    above += tile[row, start + lane] > threshold
+                if above == 0:
+                    continue
+            for column in range(start, min(start + _LANES, num_columns)):
+                if tile[row, column] > threshold:
+                    _insert(values[row], index[row], tile[row, column], first_column + column)
+                    threshold = values[row, -1]
+
+
+@compiled
+def _take_columns(
+    tile: NDArray[np.float32],
+    first_row: int,
+    values: NDArray[np.float32],
+    index: NDArray[np.int32],
+    first: int,
+    last: int,
+) -> None:
+    thresholds = values[:, -1].copy()
+    for row in range(len(tile)):
+        for start in range(first, last, _LANES):
+            if start + _LANES <= last:
+                above = 0
+                for lane in range(_LANES):
+                    above += tile[row, start + lane] > thresholds[start + lane]
+                if above == 0:
+                    continue
+            for column in range(start, min(start + _LANES, last)):
+                if tile[row, column] > thresholds[column]:
+                    _insert(values[column], index[column], tile[row, column], first_row + row)
+                    thresholds[column] = values[column, -1]
+
+
+@compiled
+def _merge(
+    values: NDArray[np.float32],
+    index: NDArray[np.int32],
+    later_values: NDArray[np.float32],
+    later_index: NDArray[np.int32],
+    first: int,
+    last: int,
+) -> None:
+    for row in range(first, last):
+        for place in range(later_values.shape[1]):
+            if not later_values[row, place] > values[row, -1]:
+                break
+            _insert(values[row], index[row], later_values[row, place], later_index[row, place])
