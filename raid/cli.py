@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"raid {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_icsr(commands)
+    _add_plan(commands)
     _add_config(commands)
     _add_data(commands)
     _add_demo(commands)
@@ -139,6 +140,57 @@ def _backend(name: str, config: "IcsrConfig") -> Iterator["Backend"]:
         yield backend
     finally:
         backend.close()
+
+
+def _add_plan(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="say how long a run will take, and how much memory, before it starts",
+        description="Probe this machine for some seconds and reckon every step of the run. The images are "
+        "counted where data.root is; with --images there need be none. Exit status 2: it does not fit.",
+    )
+    parser.add_argument("method", choices=["icsr"])
+    _add_configuration(parser)
+    parser.add_argument("--workers", type=_positive, metavar="W", help="in place of run.workers")
+    parser.add_argument("--images", type=_positive, metavar="N", help="training images")
+    parser.add_argument(
+        "--cameras", type=_positive, metavar="N", default=1, help="that they are shared by (1)"
+    )
+    parser.add_argument("--query", type=_positive, metavar="N", default=0, help="query images (0)")
+    parser.add_argument("--gallery", type=_positive, metavar="N", default=0, help="gallery images (0)")
+    parser.add_argument(
+        "--tflops", type=float, metavar="X", help="10^12 operations a second, of processors not at hand"
+    )
+    parser.set_defaults(run=_plan)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.config import load
+    from raid.machine import memory_bytes
+    from raid.methods.icsr_config import IcsrConfig
+    from raid.methods.plan import Counts, counts_of, plan_run
+
+    log.configure()
+    overrides = list(options.overrides)
+    if options.workers:
+        overrides.append(f"run.workers={options.workers}")
+    if options.images:
+        overrides.append("data.root=not-needed")
+    config = load(IcsrConfig, options.file, overrides)
+    if options.images:
+        share, rest = divmod(options.images, options.cameras)
+        cameras = tuple(share + (camera < rest) for camera in range(options.cameras))
+        counts = Counts(cameras, options.query, options.gallery)
+    else:
+        counts = counts_of(config)
+    plan, text = plan_run(config, counts, tflops=options.tflops)
+    print(text)
+    if plan.memory > memory_bytes():
+        raise InputError(
+            f"it does not fit: {plan.memory / 2**30:.1f} GiB at once, and this machine has "
+            f"{memory_bytes() / 2**30:.1f}; take fewer processes here, or machines with more memory"
+        )
 
 
 def _add_config(commands: Commands) -> None:

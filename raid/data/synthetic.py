@@ -81,8 +81,42 @@ def features(
     order = stream(seed, 0)
     identities = order.permutation(np.arange(num_images) % num_identities)
     cameras = order.permutation(np.repeat(np.arange(len(sizes)), sizes))
-    centres = _centres(stream(seed, 1), num_identities)
-    shifts = camera_shift * _vectors(stream(seed, 2), len(sizes))
+    rows = features_of(
+        seed,
+        identities,
+        cameras,
+        dim=dim,
+        camera_shift=camera_shift,
+        noise=noise,
+        degrees_of_freedom=degrees_of_freedom,
+    )
+    return SimulatedFeatures(rows, identities, cameras)
+
+
+def features_of(
+    seed: int,
+    identities: NDArray[np.int64],
+    cameras: NDArray[np.int64],
+    *,
+    dim: int = 2048,
+    camera_shift: float = 0.7,
+    noise: float = 0.9,
+    degrees_of_freedom: float = 5.0,
+) -> NDArray[np.float32]:
+    """Simulate the features (N, dim), float32 unit rows, of a set whose identities and cameras are known.
+
+    Args:
+        seed: of all random numbers.
+        identities: (N,) from 0.
+        cameras: (N,) from 0.
+        dim: as the others in `features`.
+        camera_shift: see `features`.
+        noise: see `features`.
+        degrees_of_freedom: see `features`.
+    """
+    num_images = len(identities)
+    centres = _centres(stream(seed, 1), int(identities.max()) + 1)
+    shifts = camera_shift * _vectors(stream(seed, 2), int(cameras.max()) + 1)
     embedding = stream(seed, 3).normal(size=(_LATENT_DIM, dim)).astype(np.float32)
     rows = np.empty((num_images, dim), dtype=np.float32)
     for number, start in enumerate(range(0, num_images, _BLOCK_ROWS)):
@@ -91,7 +125,7 @@ def features(
         latent += noise * _student(stream(seed, 4, number), len(latent), degrees_of_freedom)
         np.matmul(latent, embedding, out=rows[block])
         rows[block] /= np.linalg.norm(rows[block], axis=1, keepdims=True)
-    return SimulatedFeatures(rows, identities, cameras)
+    return rows
 
 
 def nearest_others(rows: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from raid import machine
 from raid.distributed.fanout import FanOut, InProcess, Processes
 from raid.distributed.launch import run_workers
 from raid.errors import InputError
@@ -24,6 +25,9 @@ class Backend(Protocol):
         Raises:
             InputError: there is too little of something.
         """
+
+    def memory_bytes(self) -> int:
+        """Return the memory of the smallest machine that clusters; `prepare` comes first."""
 
     def pool(self, num_items: int) -> AbstractContextManager[FanOut]:
         """Give a place for `num_items` independent pieces of work, for as long as the block lasts."""
@@ -59,6 +63,10 @@ class LocalBackend:
                 f"run.workers: {self.workers} workers want a GPU each, and this machine has {found}; "
                 "ask for fewer workers, or for run.device=cpu"
             )
+
+    def memory_bytes(self) -> int:
+        """Return the memory of this machine."""
+        return machine.memory_bytes()
 
     @contextmanager
     def pool(self, num_items: int) -> Iterator[FanOut]:

@@ -19,7 +19,7 @@ from ray.actor import ActorHandle
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from raid import log
+from raid import log, machine
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.distributed.launch import COLLECTIVE_TIMEOUT
@@ -84,6 +84,10 @@ class RayBackend:
     def _pool(self) -> RayPool:
         assert self._started is not None, "prepare comes first"
         return self._started
+
+    def memory_bytes(self) -> int:
+        """Return the memory of the smallest machine with a process of the pool."""
+        return min(self._pool.on_each(machine.memory_bytes))
 
     @contextmanager
     def pool(self, num_items: int) -> Iterator[FanOut]:

@@ -86,6 +86,11 @@ class RayPool:
                 yield ray.get(done.pop(following))
                 following += 1
 
+    def on_each(self, function: Callable[[], R]) -> list[R]:
+        """Return what `function` says in each of the processes."""
+        calls = [process.run.remote(_without_item, None, function) for process in self._processes]
+        return cast(list[R], ray.get(calls))
+
     def _depth(self, num_waiting: int) -> int:
         return 2 if num_waiting > 2 * len(self._processes) else 1
 
@@ -97,3 +102,7 @@ class RayPool:
 
 def _reference(value: Any) -> ray.ObjectRef:
     return value if isinstance(value, ray.ObjectRef) else ray.put(value)
+
+
+def _without_item(item: None, function: Callable[[], R]) -> R:
+    return function()

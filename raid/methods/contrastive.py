@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from raid.data.augment import Augmentation, augment, draw
@@ -19,13 +18,11 @@ from raid.distributed.group import Group
 from raid.errors import InputError
 from raid.extract import extract
 from raid.losses.cluster_nce import ClusterMemory, cluster_centroids, cluster_nce
-from raid.methods.sections import Augment, Model, Neighbors, Numerics, Optimizer, Sampler
+from raid.methods.sections import Augment, Model, Numerics, Optimizer, Sampler
 from raid.models import backbone
 from raid.models.backbone import Backbone
 from raid.models.batch_norm import norm_factory, pending_statistics, update_running_statistics
 from raid.models.weights import load_weights
-from raid.ops.jaccard import jaccard_similarity
-from raid.ops.neighbors import MapBlocks
 from raid.spans import Spans
 
 Ints = NDArray[np.int64]
@@ -92,14 +89,6 @@ def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
-
-
-def similarity_of(
-    features: NDArray[np.float32], neighbors: Neighbors, map_blocks: MapBlocks = map
-) -> csr_array:
-    """Return the Jaccard similarity (N, N) that is clustered; neighbourhoods end at N."""
-    k1, k2 = (min(k, len(features)) for k in (neighbors.k1, neighbors.k2))
-    return jaccard_similarity(features, k1=k1, k2=k2, map_blocks=map_blocks)
 
 
 def finite(features: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """The labels of an epoch: global clusters, refined with the local ones (ICSR section 2.3)."""
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +7,11 @@ from numpy.typing import NDArray
 
 from raid.data.sampler import singleton_share
 from raid.data.samples import Samples, relabel
+from raid.errors import InputError
 from raid.health import alarms, cluster_health, label_quality
-from raid.methods.contrastive import similarity_of
+from raid.methods.clustering import cluster
 from raid.methods.icsr_config import IcsrConfig, Refine
 from raid.ops.centrality import harmonic_centrality
-from raid.ops.linkage import agglomerative
 from raid.ops.modules import infomap_modules
 from raid.ops.neighbors import MapBlocks
 from raid.ops.refine import refine_labels
@@ -51,38 +50,52 @@ def assign_labels(
         epoch: 0-based.
         previous_labels: (N,) global labels of the epoch before, for the churn.
         map_blocks: what runs the blocks of rows; same signature as builtin `map` with one iterable.
+
+    Raises:
+        InputError: DBSCAN found no cluster.
     """
     cameras = train.cameras if train.has_cameras else None
-    similarity = similarity_of(features, config.neighbors, map_blocks)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        global_labels = agglomerative(similarity, num_clusters=config.inter.num_clusters)
-    notes = [str(warning.message) for warning in caught]
+    inter = config.inter
+    made = cluster(
+        features,
+        inter,
+        inter.num_clusters,
+        config.neighbors,
+        seed=config.seed,
+        width=config.refine.num_neighbors + 1,
+        map_blocks=map_blocks,
+    )
+    global_labels, similarity = made.labels, made.similarity
+    if not (global_labels >= 0).any():
+        raise InputError(
+            f"inter.eps: no image has {inter.min_samples} neighbours within a Jaccard distance of "
+            f"{inter.eps}: there is no cluster; raise inter.eps, or lower inter.min_samples"
+        )
     refined = global_labels
     figures: Figures = {}
     if config.refine.enabled:
         assert cameras is not None
         assert local_labels is not None
         refined, figures = refined_labels(
-            features, global_labels, local_labels, cameras, config, epoch, map_blocks
+            features, made.neighbors, global_labels, local_labels, cameras, config, epoch
         )
     figures |= cluster_health(
         global_labels, refined, cameras=cameras, similarity=similarity, previous_labels=previous_labels
     )
     figures["sampler/singleton_share"] = singleton_share(refined)
     figures |= label_quality(train.identities, global_labels, refined, local_labels, cameras)
-    notes += [f"ALARM: {line}" for line in alarms(figures, len(features))]
+    notes = [*made.notes, *(f"ALARM: {line}" for line in alarms(figures, len(features)))]
     return EpochLabels(global_labels, relabel(refined), figures, notes)
 
 
 def refined_labels(
     features: NDArray[np.float32],
+    neighbors: tuple[NDArray[np.float32], Ints],
     global_labels: Ints,
     local_labels: Ints,
     cameras: Ints,
     config: IcsrConfig,
     epoch: int,
-    map_blocks: MapBlocks = map,
 ) -> tuple[Ints, Figures]:
     """Discard what the local labels contradict (equations 1 and 2); return labels (N,) and figures."""
     chosen: Refine = config.refine
@@ -94,7 +107,7 @@ def refined_labels(
         num_neighbors=chosen.num_neighbors,
         cutoff=chosen.score_cutoff,
         include_self=chosen.include_self,
-        map_blocks=map_blocks,
+        neighbors=neighbors,
     )
     modules = None
     if chosen.referee == "infomap_last":

@@ -18,17 +18,16 @@ Raises InputError for what the user can mend: see `run`.
 import logging
 import time
 from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from raid.data.samples import Samples
 from raid.distributed.backend import Backend, LocalBackend
 from raid.errors import InputError
 from raid.methods.contrastive import device_of, starting_weights
+from raid.methods.icsr_check import check, check_memory
 from raid.methods.icsr_config import IcsrConfig
-from raid.methods.inputs import Inputs, camera_name, open_inputs
+from raid.methods.inputs import open_inputs
 from raid.methods.inter_camera import InterCameraJob, inter_camera
 from raid.methods.intra_camera import intra_camera
 from raid.report import write_report
@@ -60,6 +59,7 @@ def run(
         check(config, inputs)
         weights = starting_weights(config.training)
         backend.prepare(config.run.folder)
+        check_memory(config, len(inputs.train), len(weights["neck.weight"]), backend.memory_bytes())
     folder = RunFolder.open(config.run.folder, config, inputs.fingerprint, resume=resume, fresh=fresh)
     folder = RunFolder(folder.path.absolute())  # a worker may have another working directory
     with _tracked(config, folder):
@@ -107,61 +107,3 @@ def _figures(epoch: dict[str, Any]) -> str:
     return f"{epoch['epoch'] + 1}: " + ", ".join(
         f"{name} {100 * share:.1f}" for name, share in shares.items()
     )
-
-
-def check(config: IcsrConfig, inputs: Inputs) -> None:
-    """Compare the configuration with the images; warn of what is adjusted.
-
-    Raises:
-        InputError: a combination that cannot work.
-    """
-    if config.model.batch_norm == "local" and config.run.workers > 1:
-        logger.warning("model.batch_norm=local: the result depends on run.workers=%d", config.run.workers)
-    train = inputs.train
-    if config.inter.num_clusters > len(train):
-        raise InputError(
-            f"inter.num_clusters: {config.inter.num_clusters} clusters of {len(train)} training images; "
-            "ask for fewer"
-        )
-    if config.inter.num_clusters == len(train) and config.sampler.singletons == "skip":
-        raise InputError(
-            f"inter.num_clusters: {len(train)} clusters of as many images, and sampler.singletons=skip draws "
-            "none of one image; ask for fewer"
-        )
-    _warn_of_clipping("neighbors.k1", config.neighbors.k1, len(train), "the training set")
-    if config.refine.enabled:
-        _check_refinement(config, train)
-
-
-def _check_refinement(config: IcsrConfig, train: Samples) -> None:
-    if config.refine.referee == "infomap_last" and find_spec("infomap") is None:
-        raise InputError(
-            "refine.referee: infomap_last needs the package infomap: pip install 'raid[infomap]', "
-            "or choose another referee"
-        )
-    if not train.has_cameras:
-        raise InputError(
-            "data.root: some training images have no camera, and ICSR trains one encoder a camera; "
-            "give the cameras, or train the baseline with refine.enabled=false"
-        )
-    for camera, count in zip(*np.unique(train.cameras, return_counts=True), strict=True):
-        name, clusters = camera_name(train, camera), config.intra.clusters_of(count)
-        if clusters > count:
-            raise InputError(
-                f"intra.num_clusters: {clusters} clusters of the {count} images of camera {name}; "
-                "ask for fewer, or for a share such as n//5"
-            )
-        if count == 1:
-            logger.warning("camera %s has one image: it is a local cluster by itself", name)
-        elif clusters == count and config.sampler.singletons == "skip":
-            raise InputError(
-                f"intra.num_clusters: {clusters} clusters of as many images of camera {name}, and "
-                "sampler.singletons=skip draws none of one image; ask for fewer"
-            )
-        else:
-            _warn_of_clipping("neighbors.k1", config.neighbors.k1, count, f"camera {name}")
-
-
-def _warn_of_clipping(field: str, value: int, count: int, what: str) -> None:
-    if value > count:
-        logger.warning("%s: %d is clipped to the %d images of %s", field, value, count, what)

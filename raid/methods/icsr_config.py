@@ -12,6 +12,7 @@ from raid.config import Schema
 from raid.methods.contrastive import Settings
 from raid.methods.sections import (
     Augment,
+    Clustering,
     Data,
     Evaluate,
     Extract,
@@ -30,7 +31,7 @@ _PER_IMAGES = re.compile(r"n//([1-9]\d*)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class IntraCamera(Schema):
+class IntraCamera(Clustering):
     """Stage 1: one encoder a camera, for the local labels."""
 
     epochs: Annotated[PositiveInt, "clusterings of a camera; it is trained between them"] = 20
@@ -57,7 +58,7 @@ class IntraCamera(Schema):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InterCamera(Schema):
+class InterCamera(Clustering):
     """Stage 2: one encoder for all cameras."""
 
     epochs: Annotated[PositiveInt, "clusterings; the encoder is trained after each"] = 50
@@ -178,6 +179,8 @@ class IcsrConfig(Schema):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield combinations of sections that cannot work."""
+        if self.neighbors.k1 == "auto" and "dbscan" in (self.intra.method, self.inter.method):
+            yield "neighbors.k1", "auto is a share of a cluster's images, which dbscan does not know: give it"
         batch, ghost, workers = self.training.sampler.batch_size, self.model.ghost_size, self.run.workers
         grouped = self.model.batch_norm == "ghost"
         if grouped and 1 < ghost <= self.sampler.instances:

@@ -21,11 +21,11 @@ from raid.data.samples import Samples
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.files import atomic_path
-from raid.methods.contrastive import Encoder, device_of, similarity_of
+from raid.methods.clustering import cluster
+from raid.methods.contrastive import Encoder, device_of
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs, camera_name
 from raid.ops import quality
-from raid.ops.linkage import agglomerative
 from raid.run_folder import RunFolder
 
 Ints = NDArray[np.int64]
@@ -79,7 +79,7 @@ def intra_camera(
 
 @dataclass(frozen=True)
 class CameraResult:
-    """The local labels of a camera, from its `epoch` (0-based) with this `silhouette`."""
+    """The local labels of a camera, -1 = outlier, from its `epoch` (0-based) with this `silhouette`."""
 
     labels: Ints
     silhouette: float
@@ -97,9 +97,21 @@ def train_camera(camera: int, job: CameraJob) -> CameraResult:
     encoder = Encoder(config.camera_training, job.weights, Group.solo(), device_of(config.run.device))
     for epoch in range(config.intra.epochs):
         features = encoder.extract(images)
-        similarity = similarity_of(features.numpy().astype(np.float32), config.neighbors)
-        labels = agglomerative(similarity, num_clusters=num_clusters)
-        silhouette = quality.silhouette(similarity, labels)
+        made = cluster(
+            features.numpy().astype(np.float32),
+            config.intra,
+            num_clusters,
+            config.neighbors,
+            seed=config.seed,
+        )
+        labels, silhouette = made.labels, quality.silhouette(made.similarity, made.labels)
+        if not (labels >= 0).any():
+            logger.warning(
+                "camera %s, epoch %d: DBSCAN found no cluster (intra.eps, intra.min_samples); training ends",
+                job.names[camera],
+                epoch + 1,
+            )
+            return CameraResult(labels, silhouette, epoch) if epoch == 0 else best
         if config.intra.select == "last" or silhouette > best.silhouette:
             best = CameraResult(labels, silhouette, epoch)
         if epoch + 1 == config.intra.epochs:

@@ -13,6 +13,7 @@ from raid.distributed.fanout import InProcess, Processes
 from raid.methods import icsr, inter_camera, intra_camera
 from raid.methods.contrastive import starting_weights
 from raid.methods.epoch_labels import assign_labels
+from raid.methods.icsr_check import check
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs, open_inputs
 from raid.methods.intra_camera import CameraJob, train_camera
@@ -184,7 +185,7 @@ def test_camera_with_one_image_is_a_cluster_of_its_own(root, inputs, caplog):
     alone = replace(inputs, train=train, train_images=inputs.train_images.take(rows))
     config = tiny.config(root, root.parent, intra__num_clusters="n//5")
     with caplog.at_level(logging.WARNING):
-        icsr.check(config, alone)
+        check(config, alone)
     assert "camera 3 has one image" in caplog.text  # its name in the set; numbers start at 0
     assert train_camera(2, job_of(config, alone)).labels.tolist() == [0]
 

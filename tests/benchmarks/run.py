@@ -1,0 +1,106 @@
+"""The benchmarks: a JSON line a path, each measured in a process of its own, against a peer in the same run.
+
+    python tests/benchmarks/run.py                 12,936 rows (Market-1501's training set), about 15 minutes
+    python tests/benchmarks/run.py --large         32,621 rows (MSMT17's), one million, and the large peers
+    python tests/benchmarks/run.py --only linkage  the paths whose name holds the text
+    python tests/benchmarks/run.py --table FILE    the README's table from the lines of an earlier run
+
+`ratio` is the peer's CPU-seconds over ours: higher is better. Processors and their neighbours differ, so
+compare ratios, not seconds. `extrapolated` peers were measured on fewer rows and scaled.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MARKET, MSMT17, MILLION = 12_936, 32_621, 1_000_000
+Line = dict[str, Any]
+
+
+def paths() -> dict[str, Any]:
+    """Every benchmark by its name."""
+    import paths_clustering
+    import paths_neighbors
+    import paths_ranking
+    import paths_step
+
+    found = {}
+    for module in (paths_neighbors, paths_clustering, paths_ranking, paths_step):
+        found |= {
+            name.removeprefix("bench_"): path for name, path in vars(module).items() if "bench_" in name
+        }
+    return found
+
+
+def plan(large: bool) -> list[tuple[str, int, int]]:
+    """(path, rows, threads) of what is run."""
+    names = [name for name in paths() if not name.endswith("million")]
+    if not large:
+        return [(name, MARKET, 1) for name in names]
+    return [(name, MSMT17, 1) for name in names] + [
+        (name, MILLION, 2) for name in paths() if name not in names
+    ]
+
+
+def measured(name: str, rows: int, threads: int) -> Line:
+    """What a path's process printed last; its failure is a line too."""
+    command = [sys.executable, __file__, "--path", name, "--rows", str(rows), "--threads", str(threads)]
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    done = subprocess.run(command, env={**os.environ, **limits}, stdout=subprocess.PIPE, text=True)
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        return {"path": name, "n": rows, "error": f"exit status {done.returncode}"}
+    return dict(json.loads(lines[-1]))
+
+
+def table(file: Path) -> Iterator[str]:
+    """The README's table."""
+    yield "| path | rows | ours, CPU-s | peak above the input, GiB | peer | peer, CPU-s | ratio |"
+    yield "| --- | ---: | ---: | ---: | --- | ---: | ---: |"
+    for line in map(json.loads, file.read_text().splitlines()):
+        if "ratio" not in line:
+            continue
+        about = "about " if line.get("extrapolated") else ""
+        peer = (
+            f"{line['reference']} | {about}{line['reference_cpu_seconds']:.1f} | {about}{line['ratio']:.1f}"
+        )
+        ours = f"{line['cpu_seconds']:.2f} | {line['peak_rss_gib']:.2f}"
+        yield f"| {line['path']} | {line['n']:,} | {ours} | {peer} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--large", action="store_true", help="32,621 rows, one million, the large peers")
+    parser.add_argument("--only", default="", metavar="TEXT", help="paths whose name holds it")
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE", help="print the README's table of a run's lines"
+    )
+    parser.add_argument("--path", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.table:
+        print("\n".join(table(options.table)))
+        return 0
+    if options.path:
+        import torch
+
+        torch.set_num_threads(options.threads)
+        print(json.dumps(paths()[options.path](options.rows, options.threads)))
+        return 0
+    failed = False
+    for name, rows, threads in plan(options.large):
+        if options.only in name:
+            line = measured(name, rows, threads)
+            failed |= "error" in line
+            print(json.dumps(line), flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Clusters as a stage's configuration says: its method, and how large a neighbourhood is."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tiny
+
+from raid.config import load
+from raid.data import synthetic
+from raid.errors import InputError
+from raid.methods import icsr
+from raid.methods.clustering import cluster
+from raid.methods.icsr_config import IcsrConfig
+from raid.methods.sections import Clustering, Neighbors, auto_k1
+from raid.ops import quality
+from raid.ops.dbscan import dbscan
+from raid.ops.jaccard import jaccard_similarity
+from raid.ops.kmeans import kmeans
+from raid.ops.linkage import agglomerative
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_images(tmp_path_factory.mktemp("clustering") / "images")
+
+
+def simulated(images_per_identity: int, num_images: int = 1500) -> synthetic.SimulatedFeatures:
+    return synthetic.features(
+        1,
+        num_identities=num_images // images_per_identity,
+        images_per_identity=images_per_identity,
+        dim=128,
+        camera_shift=0.45,
+    )
+
+
+def test_methods_are_the_ops():
+    people = simulated(10, 300)
+    rows = people.features
+    similarity = jaccard_similarity(rows, k1=12, k2=4)
+    expected = {
+        "agglomerative": agglomerative(similarity, num_clusters=30),
+        "dbscan": dbscan(similarity, eps=0.7, min_samples=3),
+        "kmeans": kmeans(rows, num_clusters=30, seed=5, restarts=2).labels,
+    }
+    assert -1 in expected["dbscan"]
+    for method, labels in expected.items():
+        how = Clustering(method=method, eps=0.7, min_samples=3, restarts=2)
+        made = cluster(rows, how, 30, Neighbors(k1=12, k2=4), seed=5)
+        np.testing.assert_array_equal(made.labels, labels)
+        np.testing.assert_array_equal(made.similarity.toarray(), similarity.toarray())
+
+
+@pytest.mark.parametrize("images_per_identity", [5, 10, 16, 30, 60])
+def test_automatic_neighbourhoods_are_about_the_best_there_are(images_per_identity):
+    people = simulated(images_per_identity)
+    num_clusters = len(people.features) // images_per_identity
+
+    def f(k1: int) -> float:
+        similarity = jaccard_similarity(people.features, k1=k1, k2=min(6, k1))
+        labels = agglomerative(similarity, num_clusters=num_clusters)
+        return quality.bcubed(people.identities, labels).f
+
+    chosen = f(auto_k1(len(people.features), num_clusters))
+    best = max(f(k1) for k1 in (4, 6, 10, 16, 20, 30, 45, 60))
+    assert chosen >= best - 0.02
+    if images_per_identity <= 16:
+        assert chosen > f(30) + (0.02 if images_per_identity > 5 else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("images", "clusters", "expected"),
+    [(500, 100, 6), (160, 10, 10), (300, 10, 18), (600, 10, 30), (60_000, 10, 30), (10, 10, 6)],
+)
+def test_rule_of_the_automatic_neighbourhood(images, clusters, expected):
+    assert auto_k1(images, clusters) == expected
+
+
+def test_neighbourhood_is_not_larger_than_the_set():
+    assert Neighbors(k1=30, k2=6).of(100, 5) == (30, 6)
+    assert Neighbors(k1=30, k2=6).of(8, 5) == (8, 6)
+    assert Neighbors(k1=30, k2=6).of(4, 5) == (4, 4)
+    assert Neighbors(k1="auto", k2=8).of(100, 50) == (6, 6)
+
+
+def test_automatic_neighbourhood_needs_a_number_of_clusters():
+    with pytest.raises(InputError, match=r"neighbors\.k1: auto is a share of a cluster's images, which dbs"):
+        load(
+            IcsrConfig,
+            overrides={"data.root": "x", "neighbors.k1": "auto", "inter.method": "dbscan"},
+        )
+
+
+@pytest.mark.parametrize("method", ["dbscan", "kmeans"])
+def test_a_run_with_another_method_in_both_stages(root, tmp_path, method):
+    config = tiny.config(
+        root, tmp_path / "run", intra__method=method, inter__method=method,
+        intra__eps=0.9, inter__eps=0.8, intra__min_samples=2, inter__min_samples=2, neighbors__k1=6,
+    )  # fmt: skip
+    folder = icsr.run(config)
+    local = pq.read_table(folder.local_labels)["local_label"].to_numpy()
+    epoch = folder.metrics()[-1]
+    assert np.isfinite(epoch["train/loss"])
+    if method == "kmeans":
+        assert epoch["cluster/num"] == 8
+        assert local.min() == 0
+    else:
+        assert epoch["cluster/num"] >= 2
+
+
+def test_a_camera_without_a_cluster_judges_nobody(root, tmp_path, caplog):
+    config = tiny.config(
+        root, tmp_path / "run", intra__method="dbscan", intra__eps=0.01, intra__min_samples=9
+    )
+    with caplog.at_level(logging.WARNING):
+        folder = icsr.run(config)
+    assert "DBSCAN found no cluster (intra.eps, intra.min_samples); training ends" in caplog.text
+    local = pq.read_table(folder.local_labels)["local_label"].to_numpy()
+    assert (local == -1).all()
+    assert folder.metrics()[-1]["refine/discarded"] == 0.0
+
+
+def test_a_set_without_a_cluster_is_an_error_that_names_the_fields(root, tmp_path):
+    config = tiny.config(
+        root, tmp_path / "run", inter__method="dbscan", inter__eps=0.01, inter__min_samples=40,
+        refine__enabled=False,
+    )  # fmt: skip
+    with pytest.raises(
+        InputError, match=r"inter\.eps: no image has 40 .* raise inter\.eps, or lower inter\."
+    ):
+        icsr.run(config)
+
+
+def test_large_neighbourhoods_are_warned_of_once_a_stage(root, tmp_path, caplog):
+    config = tiny.config(root, tmp_path / "run", neighbors__k1=15, inter__epochs=1, inter__num_clusters=15)
+    with caplog.at_level(logging.WARNING):
+        icsr.run(config)
+    warned = [line for line in caplog.messages if "reach into other people" in line]
+    assert len(warned) == 2
+    assert warned[0].startswith("neighbors.k1: 15 neighbours, and an average global cluster has 3 images")
+    assert warned[1].endswith("neighbors.k1=auto would take 6")
