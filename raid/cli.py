@@ -165,9 +165,8 @@ def _add_plan(commands: Commands) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from raid import log
+    from raid import log, machine
     from raid.config import load
-    from raid.machine import memory_bytes
     from raid.methods.icsr_config import IcsrConfig
     from raid.methods.plan import Counts, counts_of, plan_run
 
@@ -186,10 +185,10 @@ def _plan(options: argparse.Namespace) -> None:
         counts = counts_of(config)
     plan, text = plan_run(config, counts, tflops=options.tflops)
     print(text)
-    if plan.memory > memory_bytes():
+    if plan.largest > machine.memory_bytes():
         raise InputError(
-            f"it does not fit: {plan.memory / 2**30:.1f} GiB at once, and this machine has "
-            f"{memory_bytes() / 2**30:.1f}; take fewer processes here, or machines with more memory"
+            f"it does not fit: one process takes {plan.largest / 2**30:.1f} GiB, and this machine has "
+            f"{machine.memory_bytes() / 2**30:.1f}"
         )
 
 

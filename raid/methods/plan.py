@@ -4,11 +4,13 @@ Times are those of a short probe of this machine (see `probe`), scaled by the nu
 workers: a guide to a factor of two, not a promise. Memory is what the algorithms hold by their docstrings.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from raid import machine
 from raid.errors import InputError
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import load_samples
@@ -63,6 +65,7 @@ class Plan:
         elapsed: seconds of the whole run.
         device_hours: of all workers and of the pool, while they are busy.
         memory: bytes that the processes of the busiest moment hold together.
+        largest: bytes of the process that holds most.
     """
 
     steps: tuple[Step, ...]
@@ -70,6 +73,7 @@ class Plan:
     elapsed: float
     device_hours: float
     memory: float
+    largest: float
 
 
 def counts_of(config: IcsrConfig) -> Counts:
@@ -138,8 +142,9 @@ def make_plan(config: IcsrConfig, counts: Counts, encoder: EncoderSpeed, cluster
     first = per_epoch["cluster"].memory + workers * encoder.fixed
     training = workers * per_epoch["train"].memory
     stage_1 = processes * steps[0].memory if config.refine.enabled else 0.0
+    largest = max(step.memory for step in steps)
     disk = 3.0 * config.data.height * config.data.width * (counts.train + counts.query + counts.gallery)
-    return Plan(tuple(steps), disk, elapsed, busy / 3600, max(first, training, stage_1))
+    return Plan(tuple(steps), disk, elapsed, busy / 3600, max(first, training, stage_1), largest)
 
 
 def cluster_seconds(num_rows: int, speed: ClusterSpeed, processes: int) -> float:
@@ -213,12 +218,22 @@ def describe_plan(
     lines += [
         "",
         f"the run        {_time(plan.elapsed)}, {plan.device_hours:,.1f} {kind} hours",
-        f"memory         {_size(plan.memory)} at once, if all processes are on one machine",
+        f"memory         {_size(plan.memory)} in all processes together{_machines(plan.memory)}",
         f"decoded images {_size(plan.disk)} on every node's disk",
         "Times are a probe's, scaled: good to a factor of two. Memory is above that of the libraries, about "
         "0.5 GiB a process.",
     ]
     return "\n".join(lines)
+
+
+def _machines(needed: float) -> str:
+    available = machine.memory_bytes()
+    if needed <= available:
+        return ""
+    number = math.ceil(needed / available)
+    return (
+        f", more than this machine's {available / _GIB:.1f}: spread the processes over {number} such machines"
+    )
 
 
 def _time(seconds: float) -> str:

@@ -66,10 +66,15 @@ class ClusterSpeed:
     entries: tuple[float, float]
 
     def entries_per_row(self, num_rows: int) -> float:
-        """Return the stored entries a row of a set: the growth between the two sets goes on."""
-        low, high = self.entries
-        growth = np.log(high / low) / np.log(self.rows / _CLUSTER_ROWS[0]) if high > low else 0.0
-        return float(min(num_rows, high * max(1.0, num_rows / self.rows) ** growth))
+        """Return the stored entries a row of a set.
+
+        Neighbourhoods overlap with fewer and fewer new rows as a set grows: 1 / entries is linear in 1 / N,
+        through the two sets that were measured.
+        """
+        few, many = (1.0 / entries for entries in self.entries)
+        slope = max(0.0, few - many) / (1.0 / _CLUSTER_ROWS[0] - 1.0 / self.rows)
+        limit = max(0.0, many - slope / self.rows)
+        return float(min(num_rows, 1.0 / max(limit + slope / num_rows, 1e-12)))
 
 
 def probe_encoder(config: IcsrConfig, *, tflops: float | None) -> EncoderSpeed:

@@ -1,6 +1,7 @@
 """`raid plan`: the run that is reckoned is the run that would be made."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -61,13 +62,16 @@ def test_baseline_has_no_first_stage_and_a_set_without_queries_no_evaluation(roo
     assert found["evaluate"].elapsed == 0.0
 
 
-def test_entries_grow_as_they_grew_in_the_probe():
-    speed = ClusterSpeed(4000, 1e-6, 1e-5, entries=(100.0, 200.0))
-    assert speed.entries_per_row(4000) == 200
-    assert speed.entries_per_row(8000) == pytest.approx(400)
-    assert speed.entries_per_row(100) == 100  # not more than there are rows
+def test_entries_grow_towards_a_limit():
+    # 1 / e = 1 / 300 + 1000 / (150 N) is 1 / 150 at 2000 rows and 1 / 200 at 4000.
+    speed = ClusterSpeed(4000, 1e-6, 1e-5, entries=(150.0, 200.0))
+    assert speed.entries_per_row(2000) == pytest.approx(150)
+    assert speed.entries_per_row(4000) == pytest.approx(200)
+    assert speed.entries_per_row(10**9) == pytest.approx(300, rel=1e-3)
+    assert speed.entries_per_row(10) == pytest.approx(1 / (1 / 300 + 20 / 3 / 10))
     level = ClusterSpeed(4000, 1e-6, 1e-5, entries=(100.0, 100.0))
-    assert level.entries_per_row(1_000_000) == 100
+    assert level.entries_per_row(1_000_000) == pytest.approx(100)
+    assert level.entries_per_row(50) == 50  # not more than there are rows
 
 
 def test_memory_of_a_million_rows_is_far_from_the_dense_way():
@@ -104,6 +108,16 @@ def test_command_prints_a_plan_without_any_images(tmp_path, capsys):
     for step in ("stage 1, a camera", "extract", "cluster", "train", "evaluate"):
         assert f"\n{step} " in text
     assert "CPU hours" in text
+
+
+def test_processes_that_do_not_fit_together_are_said(monkeypatch, capsys):
+    file = Path(__file__).parents[2] / "jobs" / "icsr_demo.yaml"
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 2**30)
+    arguments = ["plan", "icsr", str(file), "--images", "600", "--cameras", "4"]
+    assert cli.main([*arguments, "--workers", "16", "sampler.identities=256", "model.ghost_size=64"]) == 0
+    assert re.search(
+        r"more than this machine's 1\.0: spread the processes over \d+ such", capsys.readouterr().out
+    )
 
 
 def test_what_cannot_fit_is_said(monkeypatch, capsys):
