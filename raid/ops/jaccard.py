@@ -235,7 +235,7 @@ def _collect(
     overlaps: NDArray[np.int32],
     used: int,
 ) -> int:
-    """Write what is not below `least`, by rising index, from place `used` on; clear; return the next place."""
+    """Write what is not below `least`, by rising index, from place `used` on, and clear; return the next."""
     for group in range(len(touched)):
         if touched[group] == 0:
             continue

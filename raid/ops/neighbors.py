@@ -17,7 +17,7 @@ Block = tuple[int, int]
 MapBlocks = Callable[[Callable[[Block], Any], Iterable[Block]], Iterable[Any]]
 
 
-_SLICE = 512  # dimensions multiplied at a time
+_SLICE = 1024  # dimensions multiplied at a time
 
 
 def row_blocks(num_rows: int, block_rows: int) -> list[Block]:
@@ -45,21 +45,24 @@ def as_tensor(rows: NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(rows)
 
 
-def products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Return the dot products of two blocks of float32 rows, (L, R).
+def as_slices(rows: NDArray[np.float32]) -> list[torch.Tensor]:
+    """Return the columns of a block of rows, a few at a time, in the form that `products` multiplies."""
+    slices = [rows[:, start : start + _SLICE] for start in range(0, max(1, rows.shape[1]), _SLICE)]
+    tensors = [as_tensor(np.ascontiguousarray(part)) for part in slices]
+    return [part.to_mkldnn() for part in tensors] if torch.backends.mkldnn.is_available() else tensors
+
+
+def products(left: list[torch.Tensor], right: list[torch.Tensor]) -> NDArray[np.float32]:
+    """Return the dot products (L, R) float32 of two blocks of rows, given `as_slices`.
 
     An entry's bits depend on its two rows alone, not on their places, nor on the other rows or the number
     of threads: exact duplicates tie. oneDNN holds to that (numpy's OpenBLAS does not) and has AVX-512 for
     every make of CPU (MKL for Intel's). It adds up in one long chain: in slices, the error is half.
     """
-    if not torch.backends.mkldnn.is_available():
-        return left @ right.T
-    total = None
-    for start in range(0, left.shape[1], _SLICE):
-        one, other = (side[:, start : start + _SLICE].contiguous().to_mkldnn() for side in (left, right))
-        part = torch.nn.functional.linear(one, other)
-        total = part if total is None else total.add_(part)
-    return left @ right.T if total is None else total.to_dense()
+    total = torch.nn.functional.linear(left[0], right[0])
+    for one, other in zip(left[1:], right[1:], strict=True):
+        total += torch.nn.functional.linear(one, other)
+    return (total.to_dense() if total.is_mkldnn else total).numpy()
 
 
 def as_features(features: NDArray[Any], name: str = "features") -> NDArray[np.float32]:
@@ -155,9 +158,9 @@ def _tiles(
     rows: NDArray[np.float32], gallery: NDArray[np.float32], columns: list[Block]
 ) -> Iterator[tuple[Block, NDArray[np.float32]]]:
     """Yield the products of `rows` with each block of the gallery."""
-    left, right = as_tensor(rows), as_tensor(gallery)
+    left = as_slices(rows)
     for first, last in columns:
-        yield (first, last), products(left, right[first:last]).numpy()
+        yield (first, last), products(left, as_slices(gallery[first:last]))
 
 
 def _merged(parts: Iterable[tuple[Best, Best]], blocks: list[Block], num_rows: int, k: int) -> Best:
