@@ -14,8 +14,8 @@ from raid.ops.neighbors import Block, MapBlocks, as_features, knn, row_blocks
 from raid.ops.reciprocal import ONE, expanded_weights, member_weights
 from raid.ops.sparse_rows import Rows, assemble
 
-_CHUNK_ROWS = 64
-_GROUP_BITS = 4
+_CHUNK_ROWS = 256
+_GROUP_BITS = 3
 _GROUP = 1 << _GROUP_BITS  # neighbouring rows that share a mark "touched"
 
 
@@ -187,8 +187,8 @@ def _similarity_rows(
     most = _most_entries(starts, columns, column_starts, first, last) + _GROUP
     others = np.empty(most, np.int32)
     overlaps = np.empty(most, np.int32)
-    overlap = np.zeros(-(-num_rows // _GROUP) * _GROUP, np.int32)
-    touched = np.zeros(len(overlap) // _GROUP, np.uint8)
+    touched = np.zeros(8 * (num_rows // (8 * _GROUP) + 1), np.uint8)
+    overlap = np.zeros(len(touched) * _GROUP, np.int32)
     used = 0
     for row in range(first, last):
         for at in range(starts[row], starts[row + 1]):
@@ -236,14 +236,18 @@ def _collect(
     used: int,
 ) -> int:
     """Write what is not below `least`, by rising index, from place `used` on, and clear; return the next."""
-    for group in range(len(touched)):
-        if touched[group] == 0:
+    words = touched.view(np.uint64)  # eight groups at a look: in large sets nearly all are untouched
+    for word in range(len(words)):
+        if words[word] == 0:
             continue
-        touched[group] = 0
-        for other in range(group << _GROUP_BITS, (group + 1) << _GROUP_BITS):
-            # Written always and kept by the count: a branch here would be guessed wrong too often.
-            others[used] = other
-            overlaps[used] = overlap[other]
-            used += overlap[other] >= least
-            overlap[other] = 0
+        for group in range(8 * word, 8 * word + 8):
+            if touched[group] == 0:
+                continue
+            for other in range(group << _GROUP_BITS, (group + 1) << _GROUP_BITS):
+                # Written always and kept by the count: a branch here would be guessed wrong too often.
+                others[used] = other
+                overlaps[used] = overlap[other]
+                used += overlap[other] >= least
+                overlap[other] = 0
+        words[word] = 0
     return used
