@@ -14,7 +14,6 @@ from raid.ops.neighbors import Block, MapBlocks, as_features, knn, row_blocks
 from raid.ops.reciprocal import ONE, expanded_weights, member_weights
 from raid.ops.sparse_rows import Rows, assemble
 
-_CHUNK_ROWS = 256
 _GROUP_BITS = 3
 _GROUP = 1 << _GROUP_BITS  # neighbouring rows that share a mark "touched"
 
@@ -153,7 +152,8 @@ def _similarity_block(block: Block, weights: Arrays, by_column: Arrays, least: i
     return over_rows(
         lambda first, last: _similarity_rows(*weights, *by_column, least, first, last),
         *block,
-        chunk_rows=_CHUNK_ROWS,
+        # A chunk clears N counters: in large sets it has more rows to share that.
+        chunk_rows=max(64, min(1024, (len(weights[0]) - 1) // 256)),
     )
 
 
