@@ -14,8 +14,7 @@ from raid.ops.neighbors import Block, MapBlocks, as_features, knn, row_blocks
 from raid.ops.reciprocal import ONE, expanded_weights, member_weights
 from raid.ops.sparse_rows import Rows, assemble
 
-_CHUNK_ROWS = 64
-_GROUP_BITS = 4
+_GROUP_BITS = 3
 _GROUP = 1 << _GROUP_BITS  # neighbouring rows that share a mark "touched"
 
 
@@ -153,7 +152,8 @@ def _similarity_block(block: Block, weights: Arrays, by_column: Arrays, least: i
     return over_rows(
         lambda first, last: _similarity_rows(*weights, *by_column, least, first, last),
         *block,
-        chunk_rows=_CHUNK_ROWS,
+        # A chunk clears N counters: in large sets it has more rows to share that.
+        chunk_rows=max(64, min(1024, (len(weights[0]) - 1) // 256)),
     )
 
 
@@ -187,8 +187,8 @@ def _similarity_rows(
     most = _most_entries(starts, columns, column_starts, first, last) + _GROUP
     others = np.empty(most, np.int32)
     overlaps = np.empty(most, np.int32)
-    overlap = np.zeros(-(-num_rows // _GROUP) * _GROUP, np.int32)
-    touched = np.zeros(len(overlap) // _GROUP, np.uint8)
+    touched = np.zeros(8 * (num_rows // (8 * _GROUP) + 1), np.uint8)
+    overlap = np.zeros(len(touched) * _GROUP, np.int32)
     used = 0
     for row in range(first, last):
         for at in range(starts[row], starts[row + 1]):
@@ -235,15 +235,19 @@ def _collect(
     overlaps: NDArray[np.int32],
     used: int,
 ) -> int:
-    """Write what is not below `least`, by rising index, from place `used` on; clear; return the next place."""
-    for group in range(len(touched)):
-        if touched[group] == 0:
+    """Write what is not below `least`, by rising index, from place `used` on, and clear; return the next."""
+    words = touched.view(np.uint64)  # eight groups at a look: in large sets nearly all are untouched
+    for word in range(len(words)):
+        if words[word] == 0:
             continue
-        touched[group] = 0
-        for other in range(group << _GROUP_BITS, (group + 1) << _GROUP_BITS):
-            # Written always and kept by the count: a branch here would be guessed wrong too often.
-            others[used] = other
-            overlaps[used] = overlap[other]
-            used += overlap[other] >= least
-            overlap[other] = 0
+        for group in range(8 * word, 8 * word + 8):
+            if touched[group] == 0:
+                continue
+            for other in range(group << _GROUP_BITS, (group + 1) << _GROUP_BITS):
+                # Written always and kept by the count: a branch here would be guessed wrong too often.
+                others[used] = other
+                overlaps[used] = overlap[other]
+                used += overlap[other] >= least
+                overlap[other] = 0
+        words[word] = 0
     return used

@@ -3,12 +3,13 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raid.ops.neighbors_gpu import Search, gpu_search, with_ties_settled
 from raid.ops.top_k import Best, merge, nothing_yet, take_columns, take_rows
 
 Block = tuple[int, int]
@@ -17,7 +18,7 @@ Block = tuple[int, int]
 MapBlocks = Callable[[Callable[[Block], Any], Iterable[Block]], Iterable[Any]]
 
 
-_SLICE = 512  # dimensions multiplied at a time
+_SLICE = 1024  # dimensions multiplied at a time
 
 
 def row_blocks(num_rows: int, block_rows: int) -> list[Block]:
@@ -45,21 +46,24 @@ def as_tensor(rows: NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(rows)
 
 
-def products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Return the dot products of two blocks of float32 rows, (L, R).
+def as_slices(rows: NDArray[np.float32]) -> list[torch.Tensor]:
+    """Return the columns of a block of rows, a few at a time, in the form that `products` multiplies."""
+    slices = [rows[:, start : start + _SLICE] for start in range(0, max(1, rows.shape[1]), _SLICE)]
+    tensors = [as_tensor(np.ascontiguousarray(part)) for part in slices]
+    return [part.to_mkldnn() for part in tensors] if torch.backends.mkldnn.is_available() else tensors
+
+
+def products(left: list[torch.Tensor], right: list[torch.Tensor]) -> NDArray[np.float32]:
+    """Return the dot products (L, R) float32 of two blocks of rows, given `as_slices`.
 
     An entry's bits depend on its two rows alone, not on their places, nor on the other rows or the number
     of threads: exact duplicates tie. oneDNN holds to that (numpy's OpenBLAS does not) and has AVX-512 for
     every make of CPU (MKL for Intel's). It adds up in one long chain: in slices, the error is half.
     """
-    if not torch.backends.mkldnn.is_available():
-        return left @ right.T
-    total = None
-    for start in range(0, left.shape[1], _SLICE):
-        one, other = (side[:, start : start + _SLICE].contiguous().to_mkldnn() for side in (left, right))
-        part = torch.nn.functional.linear(one, other)
-        total = part if total is None else total.add_(part)
-    return left @ right.T if total is None else total.to_dense()
+    total = torch.nn.functional.linear(left[0], right[0])
+    for one, other in zip(left[1:], right[1:], strict=True):
+        total += torch.nn.functional.linear(one, other)
+    return (total.to_dense() if total.is_mkldnn else total).numpy()
 
 
 def as_features(features: NDArray[Any], name: str = "features") -> NDArray[np.float32]:
@@ -76,6 +80,7 @@ def knn(
     *,
     block_rows: int = 1024,
     map_blocks: MapBlocks = map,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Find the `k` rows of the gallery with the largest dot product to each query.
 
@@ -89,7 +94,10 @@ def knn(
         gallery: (N, D), computed in float32; unit rows where cosine similarity is meant.
         k: number of neighbours, 1 to N.
         block_rows: rows per block; results are bitwise reproducible for one value of it.
-        map_blocks: what runs the blocks; same signature as builtin `map` with one iterable.
+        map_blocks: what runs the blocks; same signature as builtin `map` with one iterable. On a GPU they
+            run here, one after the other.
+        device: "auto" is the GPU where there is one, through faiss if it has been built for it. The GPU's
+            similarities are float32 as well, of other bits.
 
     Returns:
         Similarity (Q, k) float32, falling, and index (Q, k) int64.
@@ -108,13 +116,16 @@ def knn(
     if not 1 <= k <= len(gallery):
         raise ValueError(f"k must be 1 to {len(gallery)} (the size of the gallery), got {k}")
     blocks = row_blocks(len(queries), block_rows)
-    if same:
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        on_gpu = partial(_in_index, queries=queries, gallery=gallery, k=k, search=gpu_search(gallery, k))
+        values, index = _stacked(map(on_gpu, blocks), blocks, k)
+    elif same:
         search = partial(_among_themselves, features=gallery, k=k, block_rows=block_rows)
         values, index = _merged(map_blocks(search, blocks), blocks, len(gallery), k)
     else:
         look_up = partial(_in_gallery, queries=queries, gallery=gallery, k=k, block_rows=block_rows)
         values, index = _stacked(map_blocks(look_up, blocks), blocks, k)
-    if index.min(initial=0) < 0:
+    if index.min(initial=0) < 0 or np.isnan(values).any():
         raise ValueError("the features are not finite: fewer than k neighbours compare")
     return values, index.astype(np.int64)
 
@@ -128,6 +139,19 @@ def _in_gallery(
     for columns, tile in _tiles(queries[start:stop], gallery, row_blocks(len(gallery), block_rows)):
         take_rows(tile, columns[0], best)
     return best
+
+
+def _in_index(
+    block: Block, queries: NDArray[np.float32], gallery: NDArray[np.float32], k: int, search: Search
+) -> Best:
+    """Return the best of the whole gallery for the queries of one block, by a search that knows it."""
+
+    def row_products(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return products(as_slices(rows), as_slices(gallery))
+
+    return with_ties_settled(
+        queries[slice(*block)], k, num_gallery=len(gallery), search=search, products=row_products
+    )
 
 
 def _among_themselves(
@@ -155,9 +179,9 @@ def _tiles(
     rows: NDArray[np.float32], gallery: NDArray[np.float32], columns: list[Block]
 ) -> Iterator[tuple[Block, NDArray[np.float32]]]:
     """Yield the products of `rows` with each block of the gallery."""
-    left, right = as_tensor(rows), as_tensor(gallery)
+    left = as_slices(rows)
     for first, last in columns:
-        yield (first, last), products(left, right[first:last]).numpy()
+        yield (first, last), products(left, as_slices(gallery[first:last]))
 
 
 def _merged(parts: Iterable[tuple[Best, Best]], blocks: list[Block], num_rows: int, k: int) -> Best:

@@ -15,7 +15,7 @@ from raid.ops.sparse_rows import Rows, assemble
 ONE = 1 << 30
 
 _CHUNK_ROWS = 256
-_GROUP = 16  # neighbouring columns that share a mark "touched"
+_GROUP = 8  # neighbouring columns that share a mark "touched"
 
 
 def reciprocal_table(neighbors: NDArray[np.int32], width: int) -> NDArray[np.int32]:
@@ -241,8 +241,9 @@ def _expanded_rows(
     lengths = np.empty(last - first, np.int64)
     new_columns = np.empty(most, np.int32)
     new_weights = np.empty(most, np.int32)
-    sums = np.zeros(-(-len(neighbors) // _GROUP) * _GROUP, np.int64)
-    touched = np.zeros(len(sums) // _GROUP, np.uint8)
+    touched = np.zeros(8 * (len(neighbors) // (8 * _GROUP) + 1), np.uint8)
+    sums = np.zeros(len(touched) * _GROUP, np.int64)
+    words = touched.view(np.uint64)  # eight groups at a look: nearly all are untouched
     k2 = neighbors.shape[1]
     used = 0
     for row in range(first, last):
@@ -251,11 +252,11 @@ def _expanded_rows(
                 sums[columns[at]] += weights[at]
                 touched[columns[at] // _GROUP] = 1
         before = used
-        for group in range(len(touched)):
-            if touched[group] == 0:
+        for word in range(len(words)):
+            if words[word] == 0:
                 continue
-            touched[group] = 0
-            for column in range(group * _GROUP, (group + 1) * _GROUP):
+            words[word] = 0
+            for column in range(8 * _GROUP * word, 8 * _GROUP * (word + 1)):
                 if sums[column] > 0:
                     new_columns[used] = column
                     new_weights[used] = max(1, (sums[column] + k2 // 2) // k2)

@@ -49,16 +49,35 @@ def take_columns(tile: NDArray[np.float32], first_row: int, best: Best) -> None:
     )
 
 
+def take_listed(
+    tile: NDArray[np.float32], rows: NDArray[np.int64], columns: NDArray[np.int64], best: Best
+) -> None:
+    """Offer to row `rows[r]` of `best` the values of row r of the tile.
+
+    Args:
+        tile: (R, C).
+        rows: (R,) rows of `best`, each once.
+        columns: (C,) the indices of the tile's columns, rising; tiles may come in any order.
+        best: tables, changed in place.
+    """
+    over_rows(
+        lambda first, last: _take_listed(tile, rows, columns, *best, first, last),
+        0,
+        len(tile),
+        chunk_rows=_CHUNK_ROWS,
+    )
+
+
 def merge(best: Best, later: Best) -> None:
     """Offer to each row of `best` the same row of `later`, a table of higher indices; in place."""
     over_rows(lambda first, last: _merge(*best, *later, first, last), 0, len(best[0]), chunk_rows=4096)
 
 
 @compiled
-def _insert(values: NDArray[np.float32], index: NDArray[np.int32], value: float, place: int) -> None:
-    """Put a value that is above the last one into its place, behind equal ones."""
+def insert(values: NDArray[np.float32], index: NDArray[np.int32], value: float, place: int) -> None:
+    """Put a value that belongs before the last one into its place; equal ones by index."""
     at = len(values) - 1
-    while at > 0 and values[at - 1] < value:
+    while at > 0 and (values[at - 1] < value or (values[at - 1] == value and index[at - 1] > place)):
         values[at] = values[at - 1]
         index[at] = index[at - 1]
         at -= 1
@@ -87,7 +106,7 @@ def _take_rows(
                     continue
             for column in range(start, min(start + _LANES, num_columns)):
                 if tile[row, column] > threshold:
-                    _insert(values[row], index[row], tile[row, column], first_column + column)
+                    insert(values[row], index[row], tile[row, column], first_column + column)
                     threshold = values[row, -1]
 
 
@@ -111,8 +130,36 @@ def _take_columns(
                     continue
             for column in range(start, min(start + _LANES, last)):
                 if tile[row, column] > thresholds[column]:
-                    _insert(values[column], index[column], tile[row, column], first_row + row)
+                    insert(values[column], index[column], tile[row, column], first_row + row)
                     thresholds[column] = values[column, -1]
+
+
+@compiled
+def _take_listed(
+    tile: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    values: NDArray[np.float32],
+    index: NDArray[np.int32],
+    first: int,
+    last: int,
+) -> None:
+    num_columns = tile.shape[1]
+    for row in range(first, last):
+        own_values, own_index = values[rows[row]], index[rows[row]]
+        threshold = own_values[-1]
+        for start in range(0, num_columns, _LANES):
+            if start + _LANES <= num_columns:
+                reach = 0
+                for lane in range(_LANES):
+                    reach += tile[row, start + lane] >= threshold
+                if reach == 0:
+                    continue
+            for column in range(start, min(start + _LANES, num_columns)):
+                value = tile[row, column]
+                if value > threshold or (value == threshold and columns[column] < own_index[-1]):
+                    insert(own_values, own_index, value, columns[column])
+                    threshold = own_values[-1]
 
 
 @compiled
@@ -128,4 +175,4 @@ def _merge(
         for place in range(later_values.shape[1]):
             if not later_values[row, place] > values[row, -1]:
                 break
-            _insert(values[row], index[row], later_values[row, place], later_index[row, place])
+            insert(values[row], index[row], later_values[row, place], later_index[row, place])

@@ -16,7 +16,7 @@ def jaccard_rank(features, k):
 
 
 def jaccard_weights(features, rank, k1):
-    """Return V (N, N) float32: softmax of the negative squared distances over the expanded reciprocal sets."""
+    """Return V (N, N) float32: softmax of negative squared distances over the expanded reciprocal sets."""
     num_half = int(np.around(k1 / 2)) + 1
     reciprocal = [jaccard_reciprocal(rank, row, k1) for row in range(len(rank))]
     half = [jaccard_reciprocal(rank, row, num_half) for row in range(len(rank))]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from raid.ops.centrality import harmonic_centrality, information_nodes
+from raid.ops.neighbors import knn
 
 
 def unit_rows(count, dim, seed):
@@ -44,6 +45,16 @@ def test_equals_the_slow_reference(k, cutoff, include_self):
         np.testing.assert_array_equal(scores, 0)
         return
     np.testing.assert_allclose(scores, reference(features, k, cutoff, include_self), rtol=1e-5)
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+def test_table_of_the_clustering_step_gives_the_same(include_self):
+    features = unit_rows(60, 12, seed=4)
+    expected = harmonic_centrality(features, include_self=include_self)
+    found = harmonic_centrality(features, include_self=include_self, neighbors=knn(features, features, 30))
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="neighbors: the tables must be"):
+        harmonic_centrality(features, neighbors=knn(features, features, 5))
 
 
 def test_self_counts_in_the_mean_only_if_included():

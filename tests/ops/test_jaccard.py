@@ -2,6 +2,8 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
+from benchmarks.dense_reference import jaccard_from_rank
 
 from raid.ops.jaccard import jaccard_from_neighbors, jaccard_similarity
 from raid.ops.neighbors import knn
@@ -66,6 +68,74 @@ def test_equals_the_slow_reference_on_the_same_table(k1, k2, spread):
     np.testing.assert_allclose(whole.toarray(), similarity.toarray(), atol=1e-6)
 
 
+def test_equals_the_published_dense_algorithm():
+    features = people(200, 15, 64, 0.9, seed=1)
+    products, neighbors = knn(features, features, 30)
+    similarity = jaccard_from_neighbors(features, neighbors, products).toarray()
+    expected = 1 - jaccard_from_rank(features.astype(np.float64), neighbors, 30, 6)
+    np.testing.assert_allclose(similarity, expected, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(similarity > 0, expected > 0)
+
+
+@pytest.mark.parametrize("min_similarity", [0.0, 0.3, 1.0])
+def test_low_entries_left_out_and_the_rest_in_a_folder(tmp_path, min_similarity):
+    features = people(40, 8, 32, 1.0, seed=0)
+    whole = jaccard_similarity(features, k1=20, k2=6)
+    part = jaccard_similarity(features, k1=20, k2=6, min_similarity=min_similarity, folder=tmp_path)
+    dense = whole.toarray()
+    np.testing.assert_array_equal(part.toarray(), np.where(dense >= min_similarity, dense, 0))
+    assert isinstance(part.data.base, np.memmap) or isinstance(part.data, np.memmap)
+    assert part.nnz == (dense >= max(min_similarity, 1e-30)).sum()
+    assert (part @ np.ones(320, np.float32)).shape == (320,)
+
+
+def test_least_similarity_outside_0_to_1_is_refused():
+    with pytest.raises(ValueError, match="min_similarity must be 0 to 1"):
+        jaccard_similarity(np.eye(5), k1=2, k2=1, min_similarity=1.5)
+
+
+def test_table_that_lacks_the_sample_itself():
+    features = people(12, 9, 16, 0.3, seed=3)
+    _, neighbors = knn(features, features, 9)
+    neighbors[::3] = np.roll(neighbors[::3], -1, axis=1)  # as an approximate search may: itself comes last
+    neighbors[::3, -1] = neighbors[::3, 0] % 5 + np.where(neighbors[::3, :1] < 50, 100, 0)[:, 0]
+    similarity = jaccard_from_neighbors(features, neighbors, k1=8, k2=3).toarray()
+    expected = 1 - reference_distance(features, neighbors, 8, 3)
+    np.fill_diagonal(expected, 1)
+    np.testing.assert_allclose(similarity, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_do_not_change_the_bits(threads):
+    features = people(60, 10, 16, 0.8, seed=6)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        similarity = jaccard_similarity(features, k1=10, k2=4)
+    finally:
+        torch.set_num_threads(before)
+    torch.set_num_threads(1)
+    try:
+        alone = jaccard_similarity(features, k1=10, k2=4)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(similarity.indices, alone.indices)
+    np.testing.assert_array_equal(similarity.data, alone.data)
+
+
+def test_one_row():
+    assert jaccard_similarity(np.ones((1, 2)), k1=1, k2=1).toarray().tolist() == [[1]]
+
+
+def test_read_only_columns_apart_and_float64():
+    features = people(12, 9, 16, 0.6, seed=2)
+    expected = jaccard_similarity(features, k1=8, k2=3)
+    for other in (np.asfortranarray(features), features.astype(np.float64)):
+        other.setflags(write=False)
+        found = jaccard_similarity(other, k1=8, k2=3)
+        np.testing.assert_array_equal(found.data, expected.data)
+
+
 def test_form_of_the_result():
     similarity = jaccard_similarity(people(40, 8, 32, 1.0, seed=0), k1=20, k2=6)
     assert similarity.dtype == np.float32
@@ -124,3 +194,18 @@ def test_neighbourhoods_larger_than_the_set_are_refused(k1, k2):
 def test_table_of_another_size_is_refused():
     with pytest.raises(ValueError, match="neighbors must have shape"):
         jaccard_from_neighbors(np.eye(5), np.zeros((4, 2), np.int64), k1=2, k2=1)
+
+
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_indices_outside_the_set_are_refused(wrong):
+    table = np.zeros((5, 2), np.int64)
+    table[3, 1] = wrong
+    with pytest.raises(ValueError, match=r"neighbors must lie in 0\.\.4"):
+        jaccard_from_neighbors(np.eye(5), table, k1=2, k2=1)
+
+
+def test_products_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="products must have the shape"):
+        jaccard_from_neighbors(
+            np.eye(5), np.zeros((5, 2), np.int64), np.zeros((5, 3), np.float32), k1=2, k2=1
+        )

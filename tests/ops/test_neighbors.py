@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
 from raid.ops.neighbors import knn, row_blocks
 
@@ -45,6 +46,66 @@ def test_identical_rows_list_the_lowest_indices():
     similarity, index = knn(np.ones((9, 4)), np.ones((9, 4)), 4)
     np.testing.assert_array_equal(index, np.tile(np.arange(4), (9, 1)))
     np.testing.assert_array_equal(similarity, np.full((9, 4), 4.0, np.float32))
+
+
+@pytest.mark.parametrize("block_rows", [4, 100, 1024])
+def test_among_themselves_equals_float64(block_rows):
+    features = unit(np.random.default_rng(4), 333, 40)
+    similarity, index = knn(features, features, 10, block_rows=block_rows)
+    exact = features.astype(np.float64) @ features.astype(np.float64).T
+    kth = -np.sort(-exact, axis=1)[:, 9:10]
+    chosen = np.zeros(exact.shape, bool)
+    np.put_along_axis(chosen, index, True, axis=1)
+    assert (chosen.sum(axis=1) == 10).all()
+    assert chosen[exact > kth + 1e-6].all()
+    assert not chosen[exact < kth - 1e-6].any()
+    np.testing.assert_allclose(similarity, np.take_along_axis(exact, index, axis=1), rtol=0, atol=1e-6)
+    apart = knn(features, features.copy(), 10, block_rows=block_rows)  # each pair multiplied twice
+    np.testing.assert_array_equal(similarity, apart[0])
+    np.testing.assert_array_equal(index, apart[1])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dim", [3, 2048])
+def test_exact_duplicates_tie_wherever_they_stand(threads, dim):
+    rng = np.random.default_rng(5)
+    kinds = unit(rng, 7, dim)
+    labels = rng.integers(0, 7, 203)
+    features = kinds[labels]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        similarity, index = knn(features, features, 40, block_rows=32)
+    finally:
+        torch.set_num_threads(before)
+    for row in range(len(features)):
+        alike = np.flatnonzero(labels == labels[row])[:40]
+        np.testing.assert_array_equal(index[row, : len(alike)], alike)
+    first = np.unique(labels, return_index=True)[1]
+    np.testing.assert_array_equal(index, index[first][labels])
+    np.testing.assert_array_equal(similarity, similarity[first][labels])
+
+
+def test_other_layouts_and_types_give_the_same():
+    features = unit(np.random.default_rng(6), 90, 12)
+    expected = knn(features, features, 7)
+    wide = np.zeros((90, 24))
+    wide[:, ::2] = features
+    for other in (np.asfortranarray(features), features.astype(np.float64), wide[:, ::2]):
+        for found, value in zip(knn(other, other, 7), expected, strict=True):
+            np.testing.assert_array_equal(found, value)
+
+
+def test_one_row():
+    similarity, index = knn(np.ones((1, 1)), np.ones((1, 1)), 1)
+    assert (similarity.item(), index.item()) == (1, 0)
+
+
+def test_features_that_are_not_finite_are_refused():
+    features = np.eye(4)
+    features[2, 1] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        knn(features, features, 2)
 
 
 def test_permuted_gallery_gives_the_same_neighbours():

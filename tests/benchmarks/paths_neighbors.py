@@ -1,0 +1,188 @@
+"""Benchmarks of nearest neighbours, Jaccard and centrality against the dense reference, one function a path.
+
+Each makes its own data, measures in this process, and returns one flat record. A ratio compares CPU-seconds
+of one process run; run each in a process of its own for the memory.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks import dense_reference
+from threadpoolctl import threadpool_limits
+
+from raid.data.synthetic import features
+from raid.ops.approximate import approximate_knn
+from raid.ops.centrality import harmonic_centrality
+from raid.ops.jaccard import jaccard_from_neighbors, jaccard_similarity
+from raid.ops.neighbors import knn
+
+K1, K2 = 30, 6
+LARGEST_IN_FULL, PIECE = 12_936, 2000  # rows of the dense reference: in full, and scaled from
+
+
+def person_features(num_rows, dim=2048, images=16, num_cameras=6):
+    """Return (N, dim) simulated unit rows."""
+    people = -(-num_rows // images)
+    made = features(0, num_identities=people, images_per_identity=images, num_cameras=num_cameras, dim=dim)
+    return made.features[:num_rows]
+
+
+def status_gib(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 2**20
+
+
+def measured(function):
+    """Return the result, and seconds, CPU-seconds and peak RSS above what was resident before, in GiB."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before, wall, cpu = status_gib("VmRSS"), time.perf_counter(), time.process_time()
+    result = function()
+    cost = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    return result, cost | {"peak_rss_gib": status_gib("VmHWM") - before}
+
+
+def record(path, rows, cost, reference=None):
+    """Put a line together; `reference` is (CPU-seconds, whether scaled from fewer rows) or None."""
+    line = {"path": path, "n": len(rows), "d": rows.shape[1], **cost}
+    if reference is not None:
+        seconds, extrapolated = reference
+        ratio = seconds / cost["cpu_seconds"]
+        line |= {"reference_cpu_seconds": seconds, "ratio": ratio, "extrapolated": extrapolated}
+    return line
+
+
+def dense_cost(rows, function):
+    """Return CPU-seconds of `function(rows)`, on one thread, scaled quadratically above LARGEST_IN_FULL."""
+    in_full = len(rows) <= LARGEST_IN_FULL
+    piece = rows if in_full else rows[:PIECE]
+    with threadpool_limits(1, user_api="blas"):
+        _, cost = measured(lambda: function(piece))
+    return cost["cpu_seconds"] * (len(rows) / len(piece)) ** 2, not in_full
+
+
+def warm_up(rows):
+    """Compile, or load what is compiled, outside the measurement."""
+    jaccard_similarity(rows[:200], k1=5, k2=2)
+
+
+def bench_knn(num_rows, threads):
+    """Exact k-NN, k = 30, D = 2048."""
+    torch.set_num_threads(threads)
+    rows = person_features(num_rows)
+    warm_up(rows)
+    _, cost = measured(lambda: knn(rows, rows, K1))
+    return record("knn", rows, cost, dense_cost(rows, lambda x: dense_reference.jaccard_rank(x, K1)))
+
+
+def faiss_cost(rows):
+    """Return CPU-seconds of faiss IndexFlatIP on one thread, of 2,000 queries scaled to all rows."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    _, cost = measured(lambda: index.search(rows[:PIECE], K1))
+    return cost["cpu_seconds"] * max(1.0, len(rows) / PIECE), len(rows) > PIECE
+
+
+def bench_knn_faiss(num_rows, threads):
+    """The same against what Cluster-Contrast and ICSR search with on a CPU."""
+    torch.set_num_threads(threads)
+    rows = person_features(num_rows)
+    warm_up(rows)
+    _, cost = measured(lambda: knn(rows, rows, K1))
+    return record("knn_faiss", rows, cost, faiss_cost(rows))
+
+
+def bench_jaccard(num_rows, threads):
+    """Jaccard with its search, k1 = 30, k2 = 6, D = 2048; the reference ranks by numpy products."""
+    torch.set_num_threads(threads)
+    rows = person_features(num_rows)
+    warm_up(rows)
+    similarity, cost = measured(lambda: jaccard_similarity(rows, k1=K1, k2=K2))
+    cost |= {"entries_a_row": similarity.nnz / len(rows)}
+    del similarity
+    reference = dense_cost(rows, lambda x: dense_reference.jaccard_distance(x, K1, K2))
+    return record("jaccard", rows, cost, reference)
+
+
+def bench_jaccard_faiss(num_rows, threads):
+    """The same against a reference that searches as Cluster-Contrast and ICSR do, with faiss."""
+    torch.set_num_threads(threads)
+    rows = person_features(num_rows)
+    warm_up(rows)
+    similarity, cost = measured(lambda: jaccard_similarity(rows, k1=K1, k2=K2))
+    cost |= {"entries_a_row": similarity.nnz / len(rows)}
+    del similarity
+    ranked = len(rows) if len(rows) <= LARGEST_IN_FULL else PIECE
+    _, ranks = knn(rows[:ranked], rows[:ranked], K1)
+    seconds, extrapolated = dense_cost(rows, lambda x: dense_reference.jaccard_from_rank(x, ranks, K1, K2))
+    search, search_extrapolated = faiss_cost(rows)
+    return record("jaccard_faiss", rows, cost, (seconds + search, extrapolated or search_extrapolated))
+
+
+def bench_jaccard_without_search(num_rows, threads):
+    """Jaccard from a table of neighbours, on both sides."""
+    torch.set_num_threads(threads)
+    rows = person_features(num_rows)
+    warm_up(rows)
+    products, table = knn(rows, rows, K1)
+    similarity, cost = measured(lambda: jaccard_from_neighbors(rows, table, products, k1=K1, k2=K2))
+    cost |= {"entries_a_row": similarity.nnz / len(rows)}
+    del similarity
+    ranked = len(rows) if len(rows) <= LARGEST_IN_FULL else PIECE
+    _, ranks = knn(rows[:ranked], rows[:ranked], K1)
+    reference = dense_cost(rows, lambda x: dense_reference.jaccard_from_rank(x, ranks, K1, K2))
+    return record("jaccard_without_search", rows, cost, reference)
+
+
+def bench_centrality(num_rows, threads):
+    """Harmonic centrality from the table that the Jaccard step has searched; no reference."""
+    torch.set_num_threads(threads)
+    rows = person_features(num_rows)
+    warm_up(rows)
+    table = knn(rows, rows, K1)
+    _, cost = measured(lambda: harmonic_centrality(rows, neighbors=table))
+    return record("centrality_from_table", rows, cost)
+
+
+def bench_approximate_knn(num_rows, threads):
+    """Approximate k-NN, k = 30, D = 256, 17 images an identity; with its recall; no reference."""
+    torch.set_num_threads(threads)
+    rows = person_features(num_rows, dim=256, images=17, num_cameras=15)
+    warm_up(rows)
+    (_, _, recall), cost = measured(lambda: approximate_knn(rows, K1, seed=0))
+    return record("approximate_knn", rows, cost | {"recall": recall})
+
+
+def bench_jaccard_large(num_rows, threads, min_similarity=0.4):
+    """Jaccard from approximate neighbours, only what DBSCAN with eps = 0.6 needs; no reference."""
+    torch.set_num_threads(threads)
+    rows = person_features(num_rows, dim=256, images=17, num_cameras=15)
+    warm_up(rows)
+    products, table, recall = approximate_knn(rows, K1, seed=0)
+    similarity, cost = measured(
+        lambda: jaccard_from_neighbors(rows, table, products, k1=K1, k2=K2, min_similarity=min_similarity)
+    )
+    return record(
+        "jaccard_large", rows, cost | {"recall": recall, "entries_a_row": similarity.nnz / len(rows)}
+    )
+
+
+def bench_jaccard_on_disk(num_rows, threads):
+    """The same, every entry, in a folder (8 bytes an entry); `anonymous_gib` is what cannot be dropped."""
+    torch.set_num_threads(threads)
+    rows = person_features(num_rows, dim=256, images=17, num_cameras=15)
+    warm_up(rows)
+    products, table, recall = approximate_knn(rows, K1, seed=0)
+    before = status_gib("RssAnon")
+    with tempfile.TemporaryDirectory() as folder:
+        similarity, cost = measured(
+            lambda: jaccard_from_neighbors(rows, table, products, k1=K1, k2=K2, folder=Path(folder))
+        )
+        cost |= {"recall": recall, "entries_a_row": similarity.nnz / len(rows)}
+        np.add.reduce(similarity.data)  # mapped back: read once
+    return record("jaccard_on_disk", rows, cost | {"anonymous_gib": status_gib("RssAnon") - before})
