@@ -76,5 +76,5 @@ def _merge_components(matrix: Matrix) -> tuple[NDArray[np.int32], NDArray[np.flo
     """Return all merges within connected components: pairs of slots (M, 2), and their heights (M,)."""
     count = len(matrix.indptr) - 1
     merges, heights = np.empty((count, 2), np.int32), np.empty(count)
-    merged = run_chain(matrix, *single_samples(count), merges, heights)
+    merged = run_chain(matrix, *single_samples(count, len(matrix.values)), merges, heights)
     return merges[:merged], heights[:merged]
