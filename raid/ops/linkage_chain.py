@@ -5,7 +5,7 @@ clusters, each once, and the sums of the similarities of their pairs. A merge to
 rows name clusters as they were when the row was written, and `owner` tells into which these went since.
 
 All in one file: numba looks for changes in the file of the function that is called, and would go on with an
-old version of what that calls elsewhere.
+old version of what that calls, or of a number that it takes, elsewhere.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raid.ops.compiled import compiled
-from raid.ops.linkage_state import PAGE, Clusters, Pool, Sums
+from raid.ops.linkage_state import Clusters, Pool, Sums
 from raid.ops.symmetric import Matrix
 
 _LISTED = 8  # nearest samples that are listed of every sample
@@ -101,7 +101,7 @@ def _merge(
         _follow(last, keep, clusters, sums)
     _release(keep, pool, clusters)
     _release(drop, pool, clusters)
-    if pool.free[1] * PAGE < count:
+    if pool.free[1] * pool.slots.shape[1] < count:
         pool = _grown(pool, count)
     _write(keep, count, pool, clusters, sums)
     _look(keep, count, clusters, sums)
@@ -116,7 +116,7 @@ def _add_row(slot: int, count: int, matrix: Matrix, pool: Pool, clusters: Cluste
         row = slice(matrix.indptr[slot], matrix.indptr[slot + 1])
         return _add(matrix.indices[row], matrix.values[row], count, clusters.owner, sums)
     while left > 0:
-        used = min(left, PAGE)
+        used = min(left, pool.slots.shape[1])
         count = _add(pool.slots[page, :used], pool.sums[page, :used], count, clusters.owner, sums)
         page = pool.following[page]
         left -= used
@@ -282,13 +282,13 @@ def _join(keep: int, drop: int, height: float, clusters: Clusters) -> None:
 def _write(own: int, count: int, pool: Pool, clusters: Clusters, sums: Sums) -> None:
     """Put the row in `sums` into free pages, of which there are enough. `own` may be in it: no harm."""
     clusters.page[own], clusters.length[own] = pool.free[0], count
-    page = pool.free[0]
-    for start in range(0, count, PAGE):
+    page, page_size = pool.free[0], pool.slots.shape[1]
+    for start in range(0, count, page_size):
         page = pool.free[0]
         pool.free[0] = pool.following[page]
         pool.free[1] -= 1
         slots, totals = pool.slots[page], pool.sums[page]
-        part = sums.slots[start : min(start + PAGE, count)]
+        part = sums.slots[start : min(start + page_size, count)]
         for place in range(len(part)):
             slots[place] = part[place]
             totals[place] = sums.totals[np.uint32(part[place])]
@@ -314,13 +314,21 @@ def _release(own: int, pool: Pool, clusters: Clusters) -> None:
 @compiled
 def _grown(pool: Pool, needed: int) -> Pool:
     """Return a copy that is half as large again, and has free pages for `needed` more entries."""
-    old = len(pool.following)
-    pages = 3 * old // 2 + needed // PAGE + 1
-    slots, sums = np.empty((pages, PAGE), np.int32), np.empty((pages, PAGE), np.float64)
-    slots[:old], sums[:old] = pool.slots, pool.sums
-    following = np.empty(pages, np.int32)
-    following[:old] = pool.following
+    old, page_size = pool.slots.shape
+    pages = 3 * old // 2 + needed // page_size + 1
+    larger = Pool(
+        np.empty((pages, page_size), np.int32),
+        np.empty((pages, page_size), np.float64),
+        np.empty(pages, np.int32),
+        np.empty(2, np.int64),
+    )
+    # In loops: slices that are assigned take numba seconds to compile.
+    for page in range(old):
+        larger.following[page] = pool.following[page]
+        for place in range(page_size):
+            larger.slots[page, place] = pool.slots[page, place]
+            larger.sums[page, place] = pool.sums[page, place]
     for page in range(old, pages):
-        following[page] = page + 1
-    following[pages - 1] = pool.free[0]
-    return Pool(slots, sums, following, np.array([old, pool.free[1] + pages - old]))
+        larger.following[page] = page + 1 if page + 1 < pages else pool.free[0]
+    larger.free[0], larger.free[1] = old, pool.free[1] + pages - old
+    return larger

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-PAGE = 128  # entries
+_PAGE = 128  # entries
 
 
 class Clusters(NamedTuple):
@@ -51,8 +51,8 @@ class Pool(NamedTuple):
     """The rows of merged clusters, in pages that are linked.
 
     Attributes:
-        slots: (pages, PAGE) clusters as they were when the row was written.
-        sums: (pages, PAGE) of the similarities of the pairs of samples.
+        slots: (pages, page size) clusters as they were when the row was written.
+        sums: (pages, page size) of the similarities of the pairs of samples.
         following: (pages,) the next page of the same row, or the next free one; -1 = none.
         free: (2,) the first free page, and the number of free pages.
     """
@@ -81,10 +81,10 @@ def single_samples(count: int, num_entries: int) -> tuple[Clusters, Sums, Pool]:
         others=np.zeros(count),
     )
     sums = Sums(np.zeros(count), np.empty(count + 1, np.int32))
-    pages = max(1, num_entries // (4 * PAGE))  # not touched, so no memory until they are used
+    pages = max(1, num_entries // (4 * _PAGE))  # not touched, so no memory until they are used
     pool = Pool(
-        slots=np.empty((pages, PAGE), np.int32),
-        sums=np.empty((pages, PAGE)),
+        slots=np.empty((pages, _PAGE), np.int32),
+        sums=np.empty((pages, _PAGE)),
         following=np.append(np.arange(1, pages, dtype=np.int32), np.int32(-1)),
         free=np.array([0, pages]),
     )
