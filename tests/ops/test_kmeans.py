@@ -5,7 +5,7 @@ from sklearn.cluster import KMeans as SklearnKMeans
 from threadpoolctl import threadpool_limits
 
 from raid.data import synthetic
-from raid.ops.kmeans import _fill_empty, kmeans
+from raid.ops.kmeans import _fill_empty, _orthonormal, kmeans
 from raid.ops.quality import ari
 
 
@@ -159,3 +159,13 @@ def test_unusable_features(value, dim):
         kmeans(features[:0], num_clusters=1, seed=0, restarts=1)
     with pytest.raises(ValueError, match=r"\(N, D\)"):
         kmeans(features[0], num_clusters=1, seed=0, restarts=1)
+
+
+def test_orthonormal_basis():
+    rows = np.random.default_rng(0).standard_normal((6, 40)).astype(np.float32)
+    rows[3] = rows[1] - 2 * rows[2]
+    basis = _orthonormal(rows)
+    expected = np.eye(6)
+    expected[3, 3] = 0
+    np.testing.assert_allclose(basis @ basis.T, expected, atol=1e-6)
+    np.testing.assert_allclose(rows @ basis.T @ basis, rows, atol=1e-5)
