@@ -74,9 +74,9 @@ def kmeans(features: NDArray[Any], *, num_clusters: int, seed: int, restarts: in
         raise ValueError(f"num_clusters must be 1 to {len(points)} (the samples), got {num_clusters}")
     if restarts < 1 or seed < 0:
         raise ValueError(f"restarts must be at least 1 and seed at least 0, got {restarts} and {seed}")
-    projected = _projected(points, seed)
-    if not np.isfinite(projected).all():
+    if not all(np.isfinite(points[a:b]).all() for a, b in row_blocks(len(points), _BLOCK_ROWS)):
         raise ValueError("features must be finite")
+    projected = _projected(points, seed)
     labels = _seeded(projected, num_clusters, seed, restarts)
     labels, gains = _lloyd(projected, labels, num_clusters)
     if projected is not points:
@@ -93,10 +93,25 @@ def _projected(points: Floats, seed: int) -> Floats:
         return points
     rng = np.random.default_rng((seed, 0))
     sample = torch.from_numpy(points[np.sort(rng.permutation(len(points))[:_SAMPLE])])
-    random = rng.standard_normal((points.shape[1], _DIRECTIONS), np.float32)
-    directions, _ = torch.linalg.qr(sample.T @ (sample @ torch.from_numpy(random)))
-    packed = _packed(directions.T)
+    random = torch.from_numpy(rng.standard_normal((_DIRECTIONS, points.shape[1]), np.float32))
+    stretched = _products(_packed(_products(_packed(random), _packed(sample))), _packed(sample.T))
+    packed = _packed(torch.from_numpy(_orthonormal(stretched.numpy())))
     return torch.cat([_products(rows, packed) for _, rows in _blocks(points)]).numpy()
+
+
+def _orthonormal(rows: Floats) -> Floats:
+    """Return an orthonormal basis of the span of `rows` (R, D); zero rows for what is linearly dependent.
+
+    Gram-Schmidt, twice for its rounding, and by einsum: the bits of LAPACK's QR depend on the threads.
+    """
+    basis = rows.astype(np.float64)
+    for number, row in enumerate(basis):
+        length = np.sqrt(np.einsum("d,d->", row, row))
+        for _ in range(2):
+            row -= np.einsum("k,kd->d", np.einsum("kd,d->k", basis[:number], row), basis[:number])
+        left = np.sqrt(np.einsum("d,d->", row, row))
+        row *= 1.0 / left if left > 1e-6 * length else 0.0
+    return basis.astype(np.float32)
 
 
 def _blocks(points: Floats) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -159,24 +174,30 @@ def _lloyd(points: Floats, labels: Labels, num_clusters: int) -> tuple[Labels, N
     sums = np.zeros((labels.shape[1], num_clusters, points.shape[1]))
     active = np.arange(labels.shape[1])
     _move(points, np.full_like(labels, -1), labels, active, sums)
-    means, gains = _means(sums, labels)
+    centroids, gains = _means(sums, active, labels)
     while len(active):
-        new, distances = _assign(points, means.astype(np.float32))
+        new, distances = _assign(points, centroids)
         _fill_empty(new, distances, num_clusters, points)
         _move(points, labels[:, active], new, active, sums)
         labels[:, active] = new
-        means, after = _means(sums[active], new)
+        centroids, after = _means(sums, active, new)
         better = after > gains[active]
         gains[active] = after
-        active, means = active[better], means[better]
+        active, centroids = active[better], centroids[better]
     return labels, gains
 
 
-def _means(sums: NDArray[np.float64], labels: Labels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the centroids (starts, K, D) and the gains (starts,): sum over clusters of n |centroid|^2."""
-    counts = np.stack([np.bincount(start, minlength=sums.shape[1]) for start in labels.T])
-    means = sums / counts[:, :, None]
-    return means, np.einsum("skd,skd->s", means, sums)
+def _means(
+    sums: NDArray[np.float64], active: NDArray[np.int64], labels: Labels
+) -> tuple[Floats, NDArray[np.float64]]:
+    """Return the active starts' centroids (starts, K, D) and gains: sum over clusters of n |centroid|^2."""
+    centroids, gains = np.empty((len(active), *sums.shape[1:]), np.float32), np.empty(len(active))
+    for place, start in enumerate(active):
+        counts = np.bincount(labels[:, place], minlength=sums.shape[1])
+        means = sums[start] / counts[:, None]
+        centroids[place] = means
+        gains[place] = np.einsum("kd,kd->", means, sums[start])  # not BLAS: the same bits on any threads
+    return centroids, gains
 
 
 def _assign(points: Floats, centroids: Floats) -> tuple[Labels, Floats]:

@@ -44,10 +44,11 @@ def agglomerative(similarity: sp.csr_array, *, num_clusters: int) -> NDArray[np.
         ValueError: `num_clusters` outside 1..N, or a similarity that is not square, symmetric, finite and
             non-negative.
 
-    Memory: about 200 bytes a sample, and a pool of 12 bytes an entry of the rows of merged clusters. One
-    connected component is merged after the other, so the pool holds rows of one component at a time: at
-    worst, if clusters that merge shared no neighbour, three times as many entries as the component has; on
-    Jaccard similarities about a third of them. A matrix with unsorted rows is copied.
+    Memory: about 200 bytes a sample, and 12 bytes an entry of the rows of merged clusters. One connected
+    component is merged after the other, so these are rows of one component at a time: a fifth as many entries
+    as the component has on Jaccard similarities (0.08 GiB at 12,936 samples of 3,472 entries, 0.36 GiB at
+    32,621 of 5,229); at worst, if clusters that merge shared no neighbour, as many, and 2.5 times that while
+    the room for them grows. A matrix with unsorted rows is copied.
     """
     num_samples = similarity.shape[0]
     if not 1 <= num_clusters <= num_samples:
@@ -76,5 +77,5 @@ def _merge_components(matrix: Matrix) -> tuple[NDArray[np.int32], NDArray[np.flo
     """Return all merges within connected components: pairs of slots (M, 2), and their heights (M,)."""
     count = len(matrix.indptr) - 1
     merges, heights = np.empty((count, 2), np.int32), np.empty(count)
-    merged = run_chain(matrix, *single_samples(count), merges, heights)
+    merged = run_chain(matrix, *single_samples(count, len(matrix.values)), merges, heights)
     return merges[:merged], heights[:merged]

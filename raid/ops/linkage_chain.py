@@ -1,11 +1,11 @@
 """The nearest-neighbour chain of average linkage, compiled.
 
 Rows of single samples are read where they are, in the caller's matrix. A merged cluster has a row in a pool:
-other clusters, each once, and the sums of the similarities of their pairs. A merge touches nobody else's row:
+clusters, each once, and the sums of the similarities of their pairs. A merge touches nobody else's row:
 rows name clusters as they were when the row was written, and `owner` tells into which these went since.
 
 All in one file: numba looks for changes in the file of the function that is called, and would go on with an
-old version of what that calls elsewhere.
+old version of what that calls, or of a number that it takes, elsewhere.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from raid.ops.linkage_state import Clusters, Pool, Sums
 from raid.ops.symmetric import Matrix
 
 _LISTED = 8  # nearest samples that are listed of every sample
+_BLOCK = 32  # entries that are passed over together where none is near enough
 
 
 @compiled
@@ -70,9 +71,11 @@ def run_chain(
 def _look_again(tip: int, matrix: Matrix, pool: Pool, clusters: Clusters, sums: Sums) -> None:
     """Find the nearest cluster of `tip` by going through its whole row."""
     count = _add_row(tip, 0, matrix, pool, clusters, sums)
+    shorter = 4 * count < 3 * clusters.length[tip]
+    if shorter:  # so much that it is worth writing it anew, into some of its own pages
+        _release(tip, pool, clusters)
+        _write(tip, count, pool, clusters, sums)
     _look(tip, count, clusters, sums)
-    _rewrite(tip, count, pool, clusters, sums)
-    _clear(count, sums)
 
 
 @compiled
@@ -86,66 +89,89 @@ def _merge(
     clusters: Clusters,
     sums: Sums,
 ) -> Pool:
-    """Merge two clusters into `keep`; `last` is what is left at the end of the chain, or -1."""
+    """Merge two clusters into `keep`; `last` is what is left at the end of the chain, or -1.
+
+    Returns:
+        The pool, perhaps a larger one.
+    """
     _join(keep, drop, height, clusters)
     count = _add_row(keep, 0, matrix, pool, clusters, sums)
     count = _add_row(drop, count, matrix, pool, clusters, sums)
-    _look(keep, count, clusters, sums)
     if last >= 0:
         _follow(last, keep, clusters, sums)
-    pool = _place(keep, drop, count, pool, clusters, sums)
-    _clear(count, sums)
+    _release(keep, pool, clusters)
+    _release(drop, pool, clusters)
+    if pool.free[1] * pool.slots.shape[1] < count:
+        pool = _grown(pool, count)
+    _write(keep, count, pool, clusters, sums)
+    _look(keep, count, clusters, sums)
     return pool
 
 
 @compiled
 def _add_row(slot: int, count: int, matrix: Matrix, pool: Pool, clusters: Clusters, sums: Sums) -> int:
     """Add a cluster's row to the `count` slots already in `sums`; return how many there are then."""
-    start = clusters.start[slot]
-    if start < 0:
+    page, left = clusters.page[slot], clusters.length[slot]
+    if page < 0:
         row = slice(matrix.indptr[slot], matrix.indptr[slot + 1])
         return _add(matrix.indices[row], matrix.values[row], count, clusters.owner, sums)
-    row = slice(start, start + clusters.length[slot])
-    return _add(pool.slots[row], pool.sums[row], count, clusters.owner, sums)
+    while left > 0:
+        used = min(left, pool.slots.shape[1])
+        count = _add(pool.slots[page, :used], pool.sums[page, :used], count, clusters.owner, sums)
+        page = pool.following[page]
+        left -= used
+    return count
 
 
 @compiled
 def _add(slots: NDArray[Any], terms: NDArray[Any], count: int, owner: NDArray[np.int32], sums: Sums) -> int:
     for place in range(len(slots)):
-        slot, term = owner[slots[place]], terms[place]
+        # Unsigned, an index needs no test for counting from the end.
+        slot, term = np.uint32(owner[np.uint32(slots[place])]), terms[place]
         # Without a branch, which would be guessed wrong half the time: the place is taken if it is counted.
-        sums.slots[count] = slot
+        sums.slots[np.uint64(count)] = slot
         count += (sums.totals[slot] == 0.0) & (term != 0)
         sums.totals[slot] += term
     return count
 
 
 @compiled
-def _clear(count: int, sums: Sums) -> None:
-    """Make `sums` ready for the next row."""
+def _look(own: int, count: int, clusters: Clusters, sums: Sums) -> None:
+    """Set the nearest cluster of `own`, and what the others come to, from its row in `sums`; clear that."""
+    best, best_total, best_size = -1, 0.0, 1.0
+    next_total, next_size = 0.0, 1.0
+    for start in range(0, count, _BLOCK):
+        part = sums.slots[start : min(start + _BLOCK, count)]
+        if not _any_ahead(part, next_total, next_size, clusters, sums):
+            continue
+        for slot in part:
+            total, size = sums.totals[slot], float(clusters.size[slot])
+            if total * next_size < next_total * size or slot == own:
+                continue
+            ahead = total * best_size - best_total * size
+            if ahead > 0 or (ahead == 0 and clusters.first[slot] < clusters.first[best]):
+                next_total, next_size = best_total, best_size
+                best, best_total, best_size = int(slot), total, size
+            else:
+                next_total, next_size = total, size
+    _set_nearest(own, best, best_total / (clusters.size[own] * best_size), clusters)
+    clusters.others[own] = next_total / (clusters.size[own] * next_size)
     for place in range(count):
-        sums.totals[sums.slots[place]] = 0.0
+        sums.totals[np.uint32(sums.slots[place])] = 0.0
 
 
 @compiled
-def _look(own: int, count: int, clusters: Clusters, sums: Sums) -> None:
-    """Set the nearest cluster of `own`, and what the others come to, from its row in `sums`."""
-    best, best_total, best_size = -1, 0.0, 1.0
-    next_total, next_size = 0.0, 1.0
-    for place in range(count):
-        slot = int(sums.slots[place])
-        total, size = sums.totals[slot], clusters.size[slot]
-        # Means compared crosswise: no division, and where the sums are exact, so is the tie.
-        if total * next_size < next_total * size or slot == own:
-            continue
-        ahead = total * best_size - best_total * size
-        if ahead > 0 or (ahead == 0 and clusters.first[slot] < clusters.first[best]):
-            next_total, next_size = best_total, best_size
-            best, best_total, best_size = slot, total, size
-        else:
-            next_total, next_size = total, size
-    _set_nearest(own, best, best_total / (clusters.size[own] * best_size), clusters)
-    clusters.others[own] = next_total / (clusters.size[own] * next_size)
+def _any_ahead(slots: NDArray[np.int32], total: float, size: float, clusters: Clusters, sums: Sums) -> bool:
+    """Tell whether any cluster's mean is at least `total` / `size`.
+
+    Compared crosswise: no division, and where the sums are exact, so is the tie. A block at a time, for
+    nothing in this loop waits for the entry before.
+    """
+    ahead = 0
+    for place in range(len(slots)):
+        slot = np.uint32(slots[place])
+        ahead += sums.totals[slot] * size >= total * clusters.size[slot]
+    return ahead > 0
 
 
 @compiled
@@ -171,8 +197,8 @@ def _list_nearest(matrix: Matrix) -> tuple[NDArray[np.int32], NDArray[Any]]:
     values = np.zeros((count, _LISTED), matrix.values.dtype)
     for row in range(count):
         start, stop = matrix.indptr[row], matrix.indptr[row + 1]
-        for block in range(start, stop, 32):
-            part = matrix.values[block : min(block + 32, stop)]
+        for block in range(start, stop, _BLOCK):
+            part = matrix.values[block : min(block + _BLOCK, stop)]
             larger = 0
             for place in range(len(part)):
                 larger += part[place] > values[row, -1]
@@ -206,7 +232,7 @@ def _look_in_list(
     `before` (-1: none), whose mean is known, bounds all other clusters; if it is a single sample, it attains
     that bound.
     """
-    if clusters.start[own] >= 0:
+    if clusters.page[own] >= 0:
         return False
     known = clusters.similarity[before] if before >= 0 else 0.0
     place = 0
@@ -253,59 +279,56 @@ def _join(keep: int, drop: int, height: float, clusters: Clusters) -> None:
 
 
 @compiled
-def _rewrite(own: int, count: int, pool: Pool, clusters: Clusters, sums: Sums) -> None:
-    """Bring the row of `own` in the pool up to date, from `sums`, if that makes it much shorter."""
-    if clusters.start[own] >= 0 and 4 * count < 3 * clusters.length[own]:
-        _write(own, count, pool, clusters, sums)
-
-
-@compiled
-def _place(keep: int, drop: int, count: int, pool: Pool, clusters: Clusters, sums: Sums) -> Pool:
-    """Put the row in `sums` of a cluster just merged into the pool; return the pool, perhaps a larger one."""
-    clusters.start[drop], clusters.length[drop], clusters.room[drop] = -1, 0, 0
-    if clusters.start[keep] < 0 or clusters.room[keep] < count:
-        clusters.start[keep], clusters.length[keep], clusters.room[keep] = -1, 0, 0
-        if pool.used[0] + count > len(pool.slots):
-            pool = _compacted(pool, count, clusters)
-        clusters.start[keep], clusters.room[keep] = pool.used[0], count
-        pool.log[pool.used[1]], pool.places[pool.used[1]] = keep, pool.used[0]
-        pool.used[0] += count
-        pool.used[1] += 1
-    _write(keep, count, pool, clusters, sums)
-    return pool
-
-
-@compiled
 def _write(own: int, count: int, pool: Pool, clusters: Clusters, sums: Sums) -> None:
-    end = clusters.start[own]
-    for rank in range(count):
-        slot = sums.slots[rank]
-        pool.slots[end], pool.sums[end] = slot, sums.totals[slot]
-        end += slot != own
-    clusters.length[own] = end - clusters.start[own]
+    """Put the row in `sums` into free pages, of which there are enough. `own` may be in it: no harm."""
+    clusters.page[own], clusters.length[own] = pool.free[0], count
+    page, page_size = pool.free[0], pool.slots.shape[1]
+    for start in range(0, count, page_size):
+        page = pool.free[0]
+        pool.free[0] = pool.following[page]
+        pool.free[1] -= 1
+        slots, totals = pool.slots[page], pool.sums[page]
+        part = sums.slots[start : min(start + page_size, count)]
+        for place in range(len(part)):
+            slots[place] = part[place]
+            totals[place] = sums.totals[np.uint32(part[place])]
+    pool.following[page] = -1
 
 
 @compiled
-def _compacted(pool: Pool, needed: int, clusters: Clusters) -> Pool:
-    """Close the gaps, in place; if that leaves little room, in a pool half as large again."""
-    live = clusters.length.sum() + needed
-    target = pool
-    if 5 * live > 4 * len(pool.slots):
-        capacity = 3 * live // 2
-        slots, sums = np.empty(capacity, np.int32), np.empty(capacity, np.float64)
-        target = Pool(slots, sums, pool.log, pool.places, pool.used)
-    end, kept = 0, 0
-    for entry in range(pool.used[1]):
-        slot = pool.log[entry]
-        start, length = clusters.start[slot], clusters.length[slot]
-        if start != pool.places[entry]:  # merged into another slot, or grown and put at a later place
-            continue
-        for offset in range(length):
-            target.slots[end + offset] = pool.slots[start + offset]
-            target.sums[end + offset] = pool.sums[start + offset]
-        clusters.start[slot], clusters.room[slot] = end, length
-        pool.log[kept], pool.places[kept] = slot, end
-        end += length
-        kept += 1
-    pool.used[0], pool.used[1] = end, kept
-    return target
+def _release(own: int, pool: Pool, clusters: Clusters) -> None:
+    """Give the pages of a cluster's row back."""
+    first = clusters.page[own]
+    if first < 0:
+        return
+    last, pages = first, 1
+    while pool.following[last] >= 0:
+        last = pool.following[last]
+        pages += 1
+    pool.following[last] = pool.free[0]
+    pool.free[0] = first
+    pool.free[1] += pages
+    clusters.page[own], clusters.length[own] = -1, 0
+
+
+@compiled
+def _grown(pool: Pool, needed: int) -> Pool:
+    """Return a copy that is half as large again, and has free pages for `needed` more entries."""
+    old, page_size = pool.slots.shape
+    pages = 3 * old // 2 + needed // page_size + 1
+    larger = Pool(
+        np.empty((pages, page_size), np.int32),
+        np.empty((pages, page_size), np.float64),
+        np.empty(pages, np.int32),
+        np.empty(2, np.int64),
+    )
+    # In loops: slices that are assigned take numba seconds to compile.
+    for page in range(old):
+        larger.following[page] = pool.following[page]
+        for place in range(page_size):
+            larger.slots[page, place] = pool.slots[page, place]
+            larger.sums[page, place] = pool.sums[page, place]
+    for page in range(old, pages):
+        larger.following[page] = page + 1 if page + 1 < pages else pool.free[0]
+    larger.free[0], larger.free[1] = old, pool.free[1] + pages - old
+    return larger

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans as SklearnKMeans
+from threadpoolctl import threadpool_limits
 
 from raid.data import synthetic
-from raid.ops.kmeans import _fill_empty, kmeans
+from raid.ops.kmeans import _fill_empty, _orthonormal, kmeans
 from raid.ops.quality import ari
 
 
@@ -51,10 +52,11 @@ def test_finds_clear_clusters(dim):
 
 @pytest.mark.parametrize(("num_clusters", "dim"), [(3, 300), (25, 300), (25, 20)])
 def test_is_as_good_as_sklearn(num_clusters, dim):
-    features = synthetic.features(1, num_identities=60, dim=dim).features
+    features = synthetic.features(1, num_identities=40, dim=dim).features
     result = kmeans(features, num_clusters=num_clusters, seed=0, restarts=10)
     check(features, result, num_clusters)
-    best = SklearnKMeans(num_clusters, n_init=10, random_state=0).fit(features).inertia_
+    with threadpool_limits(1):
+        best = SklearnKMeans(num_clusters, n_init=10, random_state=0).fit(features).inertia_
     assert result.inertia <= best * (1.001 if num_clusters == 3 else 1.01)
 
 
@@ -72,13 +74,12 @@ def test_more_restarts_are_no_worse():
     assert inertias == sorted(inertias, reverse=True)
 
 
-@pytest.mark.parametrize("dim", [40, 200])
-def test_the_same_bytes_for_any_number_of_threads(dim):
-    features = synthetic.features(2, num_identities=150, dim=dim).features
+def test_the_same_bytes_for_any_number_of_threads():
+    features = synthetic.features(2, num_identities=130, dim=600).features
     before, found = torch.get_num_threads(), []
-    for threads in (1, 2, 3):
+    for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(kmeans(features, num_clusters=12, seed=0, restarts=3))
+        found.append(kmeans(features, num_clusters=5, seed=0, restarts=2))
     torch.set_num_threads(before)
     for other in found[1:]:
         np.testing.assert_array_equal(other.labels, found[0].labels)
@@ -158,3 +159,13 @@ def test_unusable_features(value, dim):
         kmeans(features[:0], num_clusters=1, seed=0, restarts=1)
     with pytest.raises(ValueError, match=r"\(N, D\)"):
         kmeans(features[0], num_clusters=1, seed=0, restarts=1)
+
+
+def test_orthonormal_basis():
+    rows = np.random.default_rng(0).standard_normal((6, 40)).astype(np.float32)
+    rows[3] = rows[1] - 2 * rows[2]
+    basis = _orthonormal(rows)
+    expected = np.eye(6)
+    expected[3, 3] = 0
+    np.testing.assert_allclose(basis @ basis.T, expected, atol=1e-6)
+    np.testing.assert_allclose(rows @ basis.T @ basis, rows, atol=1e-5)
