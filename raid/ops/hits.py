@@ -158,7 +158,8 @@ def _positions(
                 num_matches += 1
         if num_matches == 0:
             continue
-        nan = nan or _num_nan(of_row) > 0
+        if _num_nan(of_row) > 0:
+            nan = True
         found = hits[end : end + num_matches]
         if num_matches > _MANY_MATCHES:
             _place_all(of_row, matches[:num_matches], dropped[:num_dropped], found)

@@ -1,0 +1,292 @@
+"""k-reciprocal sets, their weights and the expansion of these, as Zhong et al. (2017) define them.
+
+All functions work on blocks of rows, write to arrays of their own, and are compiled: a row's work does not
+depend on any other row's, so neither the cut nor the number of threads changes a bit.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from raid.ops.compiled import compiled, over_rows
+from raid.ops.nearest import Nearest
+from raid.ops.neighbors import Block
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.int32]
+
+_CHUNK_ROWS = 256  # rows a thread takes at a time
+_LANES = 16  # sums side by side: additions in a fixed order that still become vector code
+# Where every squared distance of a row is below this, its rows are alike up to rounding: all count as 0.
+_ALIKE = 1e-6
+
+
+class Sets(NamedTuple):
+    """Sets of rows: those of row i are members[i, : sizes[i]], nearest first."""
+
+    members: Indices  # (N, k)
+    sizes: Indices  # (N,)
+
+
+def reciprocal_sets(index: Indices) -> Sets:
+    """Return R(i) = {j in N(i): i in N(j)} from a table of neighbours, (N, k).
+
+    Memory: N * k * 4 bytes.
+    """
+    index = np.ascontiguousarray(index)
+    sets = Sets(np.full_like(index, -1), np.zeros(len(index), np.int32))
+    over_rows(
+        lambda low, high: _reciprocal(index, low, high, *sets), 0, len(index), chunk_rows=_CHUNK_ROWS
+    )
+    return sets
+
+
+def weights(block: Block, features: Floats, nearest: Nearest, sets: Sets, half: Sets) -> sp.csr_array:
+    """Return the rows `block` of V, (rows, N) float32, indices sorted, every row summing to 1.
+
+    V_ij = exp(-d_ij) / sum over the expanded set of i, with d the squared distance over the largest of row
+    i. The expanded set is R(i), and with each candidate q in R(i) that has |R_half(q) & R(i)| >
+    2/3 |R_half(q)| all of R_half(q).
+
+    Args:
+        block: rows.
+        features: (N, D) unit rows.
+        nearest: similarities of the nearest rows (the others of a set are computed) and the least ones.
+        sets: R of all rows.
+        half: R_half of all rows.
+
+    Memory: k * (1 + k_half) * 8 bytes a row before it is cut to size, 8 bytes a row of all on each thread.
+    """
+    table = (nearest.index, nearest.similarity, nearest.least)
+    return _stacked(
+        over_rows(
+            lambda low, high: _weights(low, high, features, *table, *sets, *half),
+            *block,
+            chunk_rows=_CHUNK_ROWS,
+        ),
+        len(features),
+    )
+
+
+def expanded(block: Block, matrix: sp.csr_array, index: Indices) -> sp.csr_array:
+    """Return the rows `block` of the mean of V over each row's neighbours `index` (N, k2), itself included.
+
+    Memory: as the result, before it is cut to size at worst k2 times a row of V; 12 bytes a row of all on
+    each thread.
+    """
+    arrays = (matrix.indptr, matrix.indices, matrix.data)
+    return _stacked(
+        over_rows(lambda low, high: _expanded(low, high, *arrays, index), *block, chunk_rows=_CHUNK_ROWS),
+        matrix.shape[1],
+    )
+
+
+def blend(
+    similarity: Floats, first: int, matrix: sp.csr_array, columns: sp.csc_array, farthest: Floats, weight: float
+) -> None:
+    """Turn dot products into the final distances, (1 - weight) * Jaccard + weight * d, in place.
+
+    Jaccard = 1 - m / (2 - m), m_ij = sum_k min(V_ik, V_jk): only items that share a column are touched.
+
+    Args:
+        similarity: (R, G) float32, of queries from `first` on with the gallery.
+        first: the row of `matrix` and `farthest` that the first row belongs to.
+        matrix: V of the queries.
+        columns: V of the gallery.
+        farthest: 1 - the least similarity of each query.
+        weight: share of d.
+
+    Memory: 12 bytes an item of the gallery on each thread.
+    """
+    arrays = (matrix.indptr, matrix.indices, matrix.data, columns.indptr, columns.indices, columns.data)
+    over_rows(
+        lambda low, high: _blend(low, high, similarity, first, *arrays, farthest, weight),
+        0,
+        len(similarity),
+        chunk_rows=32,
+    )
+
+
+_Piece = tuple[NDArray[np.int64], Indices, Floats]
+
+
+def _stacked(pieces: list[_Piece], num_columns: int) -> sp.csr_array:
+    lengths = np.concatenate([np.empty(0, np.int64), *(piece[0] for piece in pieces)])
+    indices = np.concatenate([np.empty(0, np.int32), *(piece[1] for piece in pieces)])
+    values = np.concatenate([np.empty(0, np.float32), *(piece[2] for piece in pieces)])
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    return sp.csr_array((values, indices, indptr), shape=(len(lengths), num_columns))
+
+
+@compiled
+def _reciprocal(index: Indices, low: int, high: int, members: Indices, sizes: Indices) -> None:
+    for row in range(low, high):
+        for other in index[row]:
+            for back in index[other]:
+                if back == row:
+                    members[row, sizes[row]] = other
+                    sizes[row] += 1
+                    break
+
+
+@compiled
+def _weights(
+    low: int,
+    high: int,
+    features: Floats,
+    index: Indices,
+    similarity: Floats,
+    least: Floats,
+    members: Indices,
+    sizes: Indices,
+    half_members: Indices,
+    half_sizes: Indices,
+) -> _Piece:
+    widest = members.shape[1] * (1 + half_members.shape[1])
+    indices, values = np.empty((high - low) * widest, np.int32), np.empty((high - low) * widest, np.float32)
+    lengths = np.empty(high - low, np.int64)
+    # A row that was seen in a table or a set carries the number of the row that saw it there.
+    listed, seen = np.full(len(index), -1, np.int32), np.full(len(index), -1, np.int32)
+    place_of, lanes = np.empty(len(index), np.int32), np.empty(_LANES, np.float32)
+    end = 0
+    for row in range(low, high):
+        found = indices[end : end + widest]
+        length = _expanded_set(row, members, sizes, half_members, half_sizes, seen, found)
+        found[:length].sort()
+        for place, item in enumerate(index[row]):
+            listed[item], place_of[item] = row, place
+        total = 0.0
+        for place in range(length):
+            item = found[place]
+            if listed[item] == row:
+                product = similarity[row, place_of[item]]
+            else:
+                product = _dot(features[row], features[item], lanes)
+            value = np.exp(-_normalised(product, 1.0 - least[row]))
+            values[end + place] = value
+            total += value
+        for place in range(end, end + length):
+            values[place] /= total
+        lengths[row - low] = length
+        end += length
+    return lengths, indices[:end].copy(), values[:end].copy()
+
+
+@compiled
+def _expanded_set(
+    row: int,
+    members: Indices,
+    sizes: Indices,
+    half_members: Indices,
+    half_sizes: Indices,
+    seen: Indices,
+    found: Indices,
+) -> int:
+    """Write the expanded set of a row, in no order, and return its size; uses two numbers of `seen` a row."""
+    length = sizes[row]
+    for place in range(length):
+        found[place] = members[row, place]
+        seen[found[place]] = 2 * row
+    for place in range(sizes[row]):
+        candidate = members[row, place]
+        half = half_members[candidate, : half_sizes[candidate]]
+        shared = 0
+        for item in half:
+            shared += seen[item] == 2 * row
+        if 3 * shared <= 2 * half.size:  # more than 2/3 of it, in integers
+            continue
+        for item in half:
+            if seen[item] < 2 * row:
+                seen[item] = 2 * row + 1
+                found[length] = item
+                length += 1
+    return length
+
+
+@compiled
+def _dot(left: Floats, right: Floats, lanes: Floats) -> float:
+    lanes[:] = 0
+    whole = left.size // _LANES * _LANES
+    for start in range(0, whole, _LANES):
+        for lane in range(_LANES):
+            lanes[lane] += left[start + lane] * right[start + lane]
+    total = lanes.sum()
+    for item in range(whole, left.size):
+        total += left[item] * right[item]
+    return total
+
+
+@compiled
+def _normalised(similarity: float, farthest: float) -> float:
+    """Return 2 - 2 s over its largest in the row, never negative."""
+    if 2 * farthest < _ALIKE:
+        return 0.0
+    return max(1.0 - similarity, 0.0) / farthest
+
+
+@compiled
+def _expanded(
+    low: int, high: int, indptr: NDArray[Any], indices: Indices, values: Floats, index: Indices
+) -> _Piece:
+    num_all = len(indptr) - 1
+    bound = 0
+    for row in range(low, high):
+        for neighbor in index[row]:
+            bound += indptr[neighbor + 1] - indptr[neighbor]
+    found, means = np.empty(bound, np.int32), np.empty(bound, np.float32)
+    lengths = np.empty(high - low, np.int64)
+    sums = np.zeros(num_all)
+    end = 0
+    for row in range(low, high):
+        start = end
+        for neighbor in index[row]:
+            for place in range(indptr[neighbor], indptr[neighbor + 1]):
+                if sums[indices[place]] == 0.0:
+                    found[end] = indices[place]
+                    end += 1
+                sums[indices[place]] += values[place]
+        found[start:end].sort()
+        for place in range(start, end):
+            means[place] = sums[found[place]] / index.shape[1]
+            sums[found[place]] = 0.0
+        lengths[row - low] = end - start
+    return lengths, found[:end].copy(), means[:end].copy()
+
+
+@compiled
+def _blend(
+    low: int,
+    high: int,
+    similarity: Floats,
+    first: int,
+    indptr: NDArray[Any],
+    indices: Indices,
+    values: Floats,
+    column_indptr: NDArray[Any],
+    column_indices: Indices,
+    column_values: Floats,
+    farthest: Floats,
+    weight: float,
+) -> None:
+    overlap = np.zeros(similarity.shape[1])
+    touched = np.empty(similarity.shape[1], np.int32)
+    for row in range(low, high):
+        out = similarity[row]
+        jaccard = np.float32(1.0 - weight)
+        scale = np.float32(0.0 if 2 * farthest[first + row] < _ALIKE else weight / farthest[first + row])
+        for item in range(out.size):
+            out[item] = jaccard + scale * max(np.float32(1.0) - out[item], np.float32(0.0))
+        num_touched = 0
+        for place in range(indptr[first + row], indptr[first + row + 1]):
+            column = indices[place]
+            for entry in range(column_indptr[column], column_indptr[column + 1]):
+                item = column_indices[entry]
+                if overlap[item] == 0.0:
+                    touched[num_touched] = item
+                    num_touched += 1
+                overlap[item] += min(values[place], column_values[entry])
+        for item in touched[:num_touched]:
+            out[item] -= (1.0 - weight) * overlap[item] / (2.0 - overlap[item])
+            overlap[item] = 0.0
