@@ -1,8 +1,8 @@
 """Where the matches of queries stand in their rankings: counted, not sorted.
 
 A ranking's figures need only the positions of a query's few matches. The position of a match is the number
-of gallery items before it, so a row of distances is read once for every match, at the speed of the cache;
-where matches are many, every item is placed among the sorted matches by binary search instead.
+of gallery items before it, so a row of distances is read once for every match, at the speed of the cache:
+for the dozens of matches of person re-identification less work than a binary search for every item.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from raid.ops.compiled import compiled, over_rows
 Ints = NDArray[np.int64]
 _CHUNK_ROWS = 32  # queries a thread takes at a time
 _TILE = 4096  # items of a row that stay in the first cache while they are compared with every match
-# Above so many matches, a binary search for each item costs less than a comparison with each match.
-_MANY_MATCHES = 1024
+# Above so many matches, sorting all items costs less than comparing each with every match.
+_MANY_MATCHES = 2048
 
 
 @dataclass(frozen=True)
@@ -91,21 +91,39 @@ def hit_positions(distances: NDArray[Any], first_query: int, rules: Rules) -> tu
     Raises:
         ValueError: a distance that is not a number.
 
-    Memory: a few numbers a match and a junk item, on each thread.
+    Memory: a few numbers a match, and on each thread a few numbers a junk item; 9 bytes an item of the
+    gallery for a query with many matches.
     """
     distances = np.ascontiguousarray(distances)
+    queries = np.arange(first_query, first_query + len(distances))
+    sizes = rules.last[queries] - rules.first[queries]
+    places = np.cumsum(sizes) - sizes  # where a query's hits begin, with room for those of its own camera
+    hits, counts = np.empty(sizes.sum(), np.int64), np.zeros(len(queries), np.int64)
     table = (rules.order, rules.first, rules.last, rules.junk, rules.query_cameras, rules.gallery_cameras)
-    parts = over_rows(
-        lambda start, stop: _positions(distances, first_query, start, stop, *table),
+    nan = over_rows(
+        lambda low, high: _count(low, high, distances, first_query, *table, places, hits, counts),
         0,
         len(distances),
         chunk_rows=_CHUNK_ROWS,
     )
-    if any(nan for _, _, nan in parts):
+    if any(nan):
         raise ValueError("a distance is not a number (NaN): it has no place in an order")
-    none = np.empty(0, np.int64)
-    hits = np.concatenate([none, *(hits for hits, _, _ in parts)])
-    return hits, np.concatenate([none, *(counts for _, counts, _ in parts)])
+    for row in np.flatnonzero(sizes > _MANY_MATCHES):
+        found = _sort(distances[row], queries[row], rules)
+        hits[places[row] : places[row] + len(found)], counts[row] = found, len(found)
+    owner = np.repeat(np.arange(len(queries)), sizes)
+    used = np.arange(len(hits)) - places[owner] < counts[owner]
+    hits, owner = hits[used], owner[used]
+    return hits[np.lexsort((hits, owner))], counts
+
+
+def _sort(distances: NDArray[Any], query: int, rules: Rules) -> Ints:
+    """Return the positions of one query's matches, from the whole order."""
+    counted = rules.counted(query)
+    match = np.zeros(len(counted), np.bool_)
+    match[rules.order[rules.first[query] : rules.last[query]]] = True
+    order = np.argsort(distances, kind="stable")
+    return np.flatnonzero(match[order[counted[order]]])
 
 
 def _check(name: str, identities: NDArray[Any], cameras: NDArray[Any] | None) -> None:
@@ -126,29 +144,36 @@ def _numbered(
 
 
 @compiled
-def _positions(
+def _count(
+    low: int,
+    high: int,
     distances: NDArray[Any],
     first_query: int,
-    start: int,
-    stop: int,
     order: Ints,
     first: Ints,
     last: Ints,
     junk: Ints,
     query_cameras: Ints,
     gallery_cameras: Ints,
-) -> tuple[Ints, Ints, bool]:
-    """Return the hits of the rows from `start` to `stop`, their counts, and whether a distance is NaN."""
-    sizes = last[first_query + start : first_query + stop] - first[first_query + start : first_query + stop]
-    hits = np.empty(sizes.sum(), np.int64)
-    counts = np.zeros(stop - start, np.int64)
-    dropped = np.empty(len(junk) + sizes.max(), np.int64)
+    places: Ints,
+    hits: Ints,
+    counts: Ints,
+) -> bool:
+    """Write hits, in no order, and counts of the rows from `low` to `high` but for those with many matches.
+
+    Returns whether a distance of a query with matches is NaN.
+    """
+    matches, dropped = np.empty(_MANY_MATCHES, np.int64), np.empty(len(junk) + _MANY_MATCHES, np.int64)
     dropped[: len(junk)] = junk
-    end, nan = 0, False
-    for row in range(start, stop):
+    nan = False
+    for row in range(low, high):
         of_row, query = distances[row], first_query + row
+        if last[query] == first[query]:
+            continue
+        nan = nan or _num_nan(of_row) > 0
+        if last[query] - first[query] > _MANY_MATCHES:
+            continue
         num_matches, num_dropped = 0, len(junk)
-        matches = np.empty(sizes[row - start], np.int64)
         for item in order[first[query] : last[query]]:
             if gallery_cameras[item] == query_cameras[query]:
                 dropped[num_dropped] = item
@@ -156,23 +181,14 @@ def _positions(
             else:
                 matches[num_matches] = item
                 num_matches += 1
-        if num_matches == 0:
-            continue
-        if _num_nan(of_row) > 0:
-            nan = True
-        found = hits[end : end + num_matches]
-        if num_matches > _MANY_MATCHES:
-            _place_all(of_row, matches[:num_matches], dropped[:num_dropped], found)
-        else:
-            _count_each(of_row, matches[:num_matches], dropped[:num_dropped], found)
-        found.sort()
-        counts[row - start] = num_matches
-        end += num_matches
-    return hits[:end], counts, nan
+        found = hits[places[row] : places[row] + num_matches]
+        _count_each(of_row, matches[:num_matches], dropped[:num_dropped], found)
+        counts[row] = num_matches
+    return nan
 
 
 @compiled
-def _num_nan(row: NDArray[Any]) -> np.uint32:
+def _num_nan(row: NDArray[Any]) -> Any:
     num = np.uint32(0)
     for item in range(row.size):
         num += np.uint32(row[item] != row[item])
@@ -198,7 +214,7 @@ def _count_each(row: NDArray[Any], matches: Ints, dropped: Ints, before: Ints) -
 
 # Loops over an index and counters of 32 bits, as wide as a distance: only so they become vector code.
 @compiled
-def _num_up_to(values: NDArray[Any], limit: float) -> np.uint32:
+def _num_up_to(values: NDArray[Any], limit: float) -> Any:
     num = np.uint32(0)
     for item in range(values.size):
         num += np.uint32(values[item] <= limit)
@@ -206,33 +222,8 @@ def _num_up_to(values: NDArray[Any], limit: float) -> np.uint32:
 
 
 @compiled
-def _num_below(values: NDArray[Any], limit: float) -> np.uint32:
+def _num_below(values: NDArray[Any], limit: float) -> Any:
     num = np.uint32(0)
     for item in range(values.size):
         num += np.uint32(values[item] < limit)
     return num
-
-
-@compiled
-def _place_all(row: NDArray[Any], matches: Ints, dropped: Ints, before: Ints) -> None:
-    """The same, by finding for each item the first match after it; `before` in the order of distance."""
-    ordered = matches[np.argsort(row[matches], kind="mergesort")]
-    values = row[ordered]
-    steps = np.zeros(len(matches) + 1, np.int64)
-    for item in range(len(row)):
-        steps[_first_after(item, row[item], ordered, values)] += 1
-    for item in dropped:
-        steps[_first_after(item, row[item], ordered, values)] -= 1
-    before[:] = np.cumsum(steps)[:-1]
-
-
-@compiled
-def _first_after(item: int, value: float, ordered: Ints, values: NDArray[Any]) -> int:
-    low, high = 0, len(values)
-    while low < high:
-        middle = (low + high) // 2
-        if values[middle] > value or (values[middle] == value and ordered[middle] > item):
-            high = middle
-        else:
-            low = middle + 1
-    return low

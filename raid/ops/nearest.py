@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +39,8 @@ class Nearest:
     least: Floats
 
 
-class _Strip(NamedTuple):
+@dataclass(frozen=True)
+class _Strip:
     """What the rows of one strip give to themselves and to the rows after them (M in all)."""
 
     start: int
@@ -133,9 +134,7 @@ def _merged(strips: Iterable[_Strip], num_rows: int, k: int) -> Nearest:
 
 
 @compiled
-def _keep(
-    products: Floats, low: int, high: int, first_item: int, index: Indices, similarity: Floats
-) -> None:
+def _keep(products: Floats, low: int, high: int, first_item: int, index: Indices, similarity: Floats) -> None:
     """Offer every row its products with consecutive items."""
     worst = similarity.shape[1] - 1
     for row in range(low, high):

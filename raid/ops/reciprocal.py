@@ -37,14 +37,12 @@ def reciprocal_sets(index: Indices) -> Sets:
     """
     index = np.ascontiguousarray(index)
     sets = Sets(np.full_like(index, -1), np.zeros(len(index), np.int32))
-    over_rows(
-        lambda low, high: _reciprocal(index, low, high, *sets), 0, len(index), chunk_rows=_CHUNK_ROWS
-    )
+    over_rows(lambda low, high: _reciprocal(index, low, high, *sets), 0, len(index), chunk_rows=_CHUNK_ROWS)
     return sets
 
 
 def weights(block: Block, features: Floats, nearest: Nearest, sets: Sets, half: Sets) -> sp.csr_array:
-    """Return the rows `block` of V, (rows, N) float32, indices sorted, every row summing to 1.
+    """Return the rows `block` of V, (rows, N) float32, every row summing to 1.
 
     V_ij = exp(-d_ij) / sum over the expanded set of i, with d the squared distance over the largest of row
     i. The expanded set is R(i), and with each candidate q in R(i) that has |R_half(q) & R(i)| >
@@ -84,7 +82,12 @@ def expanded(block: Block, matrix: sp.csr_array, index: Indices) -> sp.csr_array
 
 
 def blend(
-    similarity: Floats, first: int, matrix: sp.csr_array, columns: sp.csc_array, farthest: Floats, weight: float
+    similarity: Floats,
+    first: int,
+    matrix: sp.csr_array,
+    columns: sp.csc_array,
+    farthest: Floats,
+    weight: float,
 ) -> None:
     """Turn dot products into the final distances, (1 - weight) * Jaccard + weight * d, in place.
 
@@ -154,7 +157,6 @@ def _weights(
     for row in range(low, high):
         found = indices[end : end + widest]
         length = _expanded_set(row, members, sizes, half_members, half_sizes, seen, found)
-        found[:length].sort()
         for place, item in enumerate(index[row]):
             listed[item], place_of[item] = row, place
         total = 0.0
@@ -183,7 +185,7 @@ def _expanded_set(
     half_sizes: Indices,
     seen: Indices,
     found: Indices,
-) -> int:
+) -> Any:
     """Write the expanded set of a row, in no order, and return its size; uses two numbers of `seen` a row."""
     length = sizes[row]
     for place in range(length):
@@ -206,7 +208,7 @@ def _expanded_set(
 
 
 @compiled
-def _dot(left: Floats, right: Floats, lanes: Floats) -> float:
+def _dot(left: Floats, right: Floats, lanes: Floats) -> Any:
     lanes[:] = 0
     whole = left.size // _LANES * _LANES
     for start in range(0, whole, _LANES):
@@ -247,7 +249,6 @@ def _expanded(
                     found[end] = indices[place]
                     end += 1
                 sums[indices[place]] += values[place]
-        found[start:end].sort()
         for place in range(start, end):
             means[place] = sums[found[place]] / index.shape[1]
             sums[found[place]] = 0.0

@@ -39,7 +39,7 @@ def rerank_dense(query, gallery, *, k1=20, k2=6, weight=0.3, rank=None, num_rows
     distances = 2 - 2 * (features[: len(rows)] @ features.T)
     distances /= distances.max(axis=1, keepdims=True)
     if rank is None:
-        width = max(k1 + 1, k2)
+        width = min(max(k1 + 1, k2), num_all)
         rank = np.zeros((num_all, width), np.int64)
         for row in rows:
             rank[row] = np.argsort(distances[row])[:width]
