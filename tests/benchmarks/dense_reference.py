@@ -26,36 +26,34 @@ def cmc_ranking(distances, query_identities, query_cameras, gallery_identities, 
     return cmc / valid.sum(), precisions[valid].mean(), precisions
 
 
-def rerank_dense(query, gallery, *, k1=20, k2=6, weight=0.3, rank=None, num_rows=None):
-    """Distances (Q, G) after Zhong et al. 2017, with everything N x N in memory (N = Q + G).
+def rerank_dense(query, gallery, *, k1=20, k2=6, weight=0.3, rank=None):
+    """Distances (Q, G) after Zhong et al. 2017, with everything N x N in memory (N = Q + G): three tables.
 
-    The order of all rows of all lists is a full sort, unless the first places are given as `rank`
-    (N, >= max(k1 + 1, k2)). Only the first `num_rows` rows are ranked, encoded and compared where it is
-    given: the cost of a share of the rows (their values are then not meaningful).
+    The lists are the beginning of a full sort of every row, unless they are given as `rank`
+    (N, >= max(k1 + 1, k2)).
     """
     features = np.concatenate([query, gallery])
     num_all, num_queries = len(features), len(query)
-    rows = range(num_all if num_rows is None else num_rows)
-    distances = 2 - 2 * (features[: len(rows)] @ features.T)
+    distances = features @ features.T
+    distances *= -2
+    distances += 2
     distances /= distances.max(axis=1, keepdims=True)
     if rank is None:
-        width = min(max(k1 + 1, k2), num_all)
-        rank = np.zeros((num_all, width), np.int64)
-        for row in rows:
-            rank[row] = np.argsort(distances[row])[:width]
+        width = max(k1 + 1, k2)
+        rank = np.stack([np.argsort(row)[:width] for row in distances])
     weights = np.zeros((num_all, num_all), np.float32)
-    for row in rows:
+    for row in range(num_all):
         members = _expanded_set(rank, row, k1)
         powers = np.exp(-distances[row, members])
         weights[row, members] = powers / powers.sum()
     if k2 > 1:
         averaged = np.zeros_like(weights)
-        for row in rows:
+        for row in range(num_all):
             averaged[row] = weights[rank[row, :k2]].mean(axis=0)
         weights = averaged
     holders = [np.flatnonzero(weights[:, column]) for column in range(num_all)]
     final = np.zeros((num_queries, num_all), np.float32)
-    for row in range(min(num_queries, len(rows))):
+    for row in range(num_queries):
         smaller = np.zeros(num_all)
         for column in np.flatnonzero(weights[row]):
             who = holders[column]
