@@ -11,16 +11,13 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from raid.ops.compiled import compiled, over_rows
-from raid.ops.nearest import Nearest
 from raid.ops.neighbors import Block
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int32]
 
-_CHUNK_ROWS = 256  # rows a thread takes at a time
+_CHUNK_ROWS, _CHUNK_QUERIES = 256, 32  # rows a thread takes at a time
 _LANES = 16  # sums side by side: additions in a fixed order that still become vector code
-# Where every squared distance of a row is below this, its rows are alike up to rounding: all count as 0.
-_ALIKE = 1e-6
 
 
 class Sets(NamedTuple):
@@ -41,31 +38,35 @@ def reciprocal_sets(index: Indices) -> Sets:
     return sets
 
 
-def weights(block: Block, features: Floats, nearest: Nearest, sets: Sets, half: Sets) -> sp.csr_array:
-    """Return the rows `block` of V, (rows, N) float32, every row summing to 1.
+def weights(
+    block: Block,
+    features: Floats,
+    index: Indices,
+    similarity: Floats,
+    scales: Floats,
+    sets: Sets,
+    half: Sets,
+) -> sp.csr_array:
+    """Return the rows `block` of V, (rows, N) float32, every row summing to 1 (or empty).
 
-    V_ij = exp(-d_ij) / sum over the expanded set of i, with d the squared distance over the largest of row
-    i. The expanded set is R(i), and with each candidate q in R(i) that has |R_half(q) & R(i)| >
-    2/3 |R_half(q)| all of R_half(q).
+    V_ij = exp(-scale_i (1 - s_ij)) / sum over the expanded set of i. The expanded set is R(i), and with each
+    candidate q in R(i) that has |R_half(q) & R(i)| > 2/3 |R_half(q)| all of R_half(q).
 
     Args:
         block: rows.
         features: (N, D) unit rows.
-        nearest: similarities of the nearest rows (the others of a set are computed) and the least ones.
+        index: (N, k) neighbours.
+        similarity: (N, k) their dot products; those of other members of a set are computed.
+        scales: (N,): 2 makes it a softmax of the negative squared distances; Zhong et al. divide by a row's
+            largest distance.
         sets: R of all rows.
         half: R_half of all rows.
 
-    Memory: k * (1 + k_half) * 8 bytes a row before it is cut to size, 8 bytes a row of all on each thread.
+    Memory: k * (1 + k_half) * 8 bytes a row before it is cut to size, 12 bytes a row of all on each thread.
     """
-    table = (nearest.index, nearest.similarity, nearest.least)
-    return _stacked(
-        over_rows(
-            lambda low, high: _weights(low, high, features, *table, *sets, *half),
-            *block,
-            chunk_rows=_CHUNK_ROWS,
-        ),
-        len(features),
-    )
+    arrays = (features, index, similarity, scales, *sets, *half)
+    pieces = over_rows(lambda low, high: _weights(low, high, *arrays), *block, chunk_rows=_CHUNK_ROWS)
+    return _stacked(pieces, len(features))
 
 
 def expanded(block: Block, matrix: sp.csr_array, index: Indices) -> sp.csr_array:
@@ -74,41 +75,34 @@ def expanded(block: Block, matrix: sp.csr_array, index: Indices) -> sp.csr_array
     Memory: as the result, before it is cut to size at worst k2 times a row of V; 12 bytes a row of all on
     each thread.
     """
-    arrays = (matrix.indptr, matrix.indices, matrix.data)
-    return _stacked(
-        over_rows(lambda low, high: _expanded(low, high, *arrays, index), *block, chunk_rows=_CHUNK_ROWS),
-        matrix.shape[1],
-    )
+    arrays = (matrix.indptr, matrix.indices, matrix.data, index)
+    pieces = over_rows(lambda low, high: _expanded(low, high, *arrays), *block, chunk_rows=_CHUNK_ROWS)
+    return _stacked(pieces, matrix.shape[1])
 
 
 def blend(
-    similarity: Floats,
-    first: int,
-    matrix: sp.csr_array,
-    columns: sp.csc_array,
-    farthest: Floats,
-    weight: float,
+    similarity: Floats, first: int, matrix: sp.csr_array, columns: sp.csc_array, scales: Floats, weight: float
 ) -> None:
-    """Turn dot products into the final distances, (1 - weight) * Jaccard + weight * d, in place.
+    """Turn dot products into (1 - weight) * Jaccard + weight * scale * (1 - s), in place.
 
     Jaccard = 1 - m / (2 - m), m_ij = sum_k min(V_ik, V_jk): only items that share a column are touched.
 
     Args:
         similarity: (R, G) float32, of queries from `first` on with the gallery.
-        first: the row of `matrix` and `farthest` that the first row belongs to.
+        first: the row of `matrix` and `scales` that the first row belongs to.
         matrix: V of the queries.
         columns: V of the gallery.
-        farthest: 1 - the least similarity of each query.
-        weight: share of d.
+        scales: of each query.
+        weight: share of the distance of the features.
 
     Memory: 12 bytes an item of the gallery on each thread.
     """
     arrays = (matrix.indptr, matrix.indices, matrix.data, columns.indptr, columns.indices, columns.data)
     over_rows(
-        lambda low, high: _blend(low, high, similarity, first, *arrays, farthest, weight),
+        lambda low, high: _blend(low, high, similarity, first, *arrays, scales, weight),
         0,
         len(similarity),
-        chunk_rows=32,
+        chunk_rows=_CHUNK_QUERIES,
     )
 
 
@@ -141,7 +135,7 @@ def _weights(
     features: Floats,
     index: Indices,
     similarity: Floats,
-    least: Floats,
+    scales: Floats,
     members: Indices,
     sizes: Indices,
     half_members: Indices,
@@ -166,7 +160,7 @@ def _weights(
                 product = similarity[row, place_of[item]]
             else:
                 product = _dot(features[row], features[item], lanes)
-            value = np.exp(-_normalised(product, 1.0 - least[row]))
+            value = np.exp(-scales[row] * max(1.0 - product, 0.0))
             values[end + place] = value
             total += value
         for place in range(end, end + length):
@@ -221,14 +215,6 @@ def _dot(left: Floats, right: Floats, lanes: Floats) -> Any:
 
 
 @compiled
-def _normalised(similarity: float, farthest: float) -> float:
-    """Return 2 - 2 s over its largest in the row, never negative."""
-    if 2 * farthest < _ALIKE:
-        return 0.0
-    return max(1.0 - similarity, 0.0) / farthest
-
-
-@compiled
 def _expanded(
     low: int, high: int, indptr: NDArray[Any], indices: Indices, values: Floats, index: Indices
 ) -> _Piece:
@@ -268,26 +254,41 @@ def _blend(
     column_indptr: NDArray[Any],
     column_indices: Indices,
     column_values: Floats,
-    farthest: Floats,
+    scales: Floats,
     weight: float,
 ) -> None:
-    overlap = np.zeros(similarity.shape[1])
-    touched = np.empty(similarity.shape[1], np.int32)
+    overlap, touched = np.zeros(similarity.shape[1]), np.empty(similarity.shape[1], np.int32)
+    share, one, zero = np.float32(1.0 - weight), np.float32(1.0), np.float32(0.0)
     for row in range(low, high):
-        out = similarity[row]
-        jaccard = np.float32(1.0 - weight)
-        scale = np.float32(0.0 if 2 * farthest[first + row] < _ALIKE else weight / farthest[first + row])
+        out, own = similarity[row], slice(indptr[first + row], indptr[first + row + 1])
+        scale = np.float32(weight * scales[first + row])
         for item in range(out.size):
-            out[item] = jaccard + scale * max(np.float32(1.0) - out[item], np.float32(0.0))
-        num_touched = 0
-        for place in range(indptr[first + row], indptr[first + row + 1]):
-            column = indices[place]
-            for entry in range(column_indptr[column], column_indptr[column + 1]):
-                item = column_indices[entry]
-                if overlap[item] == 0.0:
-                    touched[num_touched] = item
-                    num_touched += 1
-                overlap[item] += min(values[place], column_values[entry])
+            out[item] = share + scale * max(one - out[item], zero)
+        num_touched = _overlaps(
+            indices[own], values[own], column_indptr, column_indices, column_values, overlap, touched
+        )
         for item in touched[:num_touched]:
             out[item] -= (1.0 - weight) * overlap[item] / (2.0 - overlap[item])
             overlap[item] = 0.0
+
+
+@compiled
+def _overlaps(
+    indices: Indices,
+    values: Floats,
+    column_indptr: NDArray[Any],
+    column_indices: Indices,
+    column_values: Floats,
+    overlap: NDArray[np.float64],
+    touched: Indices,
+) -> int:
+    """Add m of one row to `overlap`, all zero before, and return how many it touched, listed in `touched`."""
+    num_touched = 0
+    for column, value in zip(indices, values):  # noqa: B905  # numba knows no strict
+        for entry in range(column_indptr[column], column_indptr[column + 1]):
+            item = column_indices[entry]
+            if overlap[item] == 0.0:
+                touched[num_touched] = item
+                num_touched += 1
+            overlap[item] += min(value, column_values[entry])
+    return num_touched

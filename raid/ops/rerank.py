@@ -16,6 +16,8 @@ from raid.ops.reciprocal import blend, expanded, reciprocal_sets, weights
 
 _SET_ROWS = 4096  # rows whose sets one worker computes at a time
 _IN_FLIGHT = 8  # blocks of distances that `map_blocks` is given at once: what it may have to hold
+# Where 1 - s is nowhere above this in a row, all rows are alike up to rounding.
+_ALIKE = 1e-6
 
 
 def rerank(
@@ -91,13 +93,13 @@ class _Encoded:
         features: (Q + G, D), the queries first.
         queries: (Q, N) V of the queries.
         columns: (G, N) V of the gallery, by columns.
-        farthest: (Q,) 1 - the least similarity of each query.
+        scales: (Q,), see `_scales`.
     """
 
     features: Floats
     queries: sp.csr_array
     columns: sp.csc_array
-    farthest: Floats
+    scales: Floats
 
 
 def _joined(query_features: NDArray[Any], gallery_features: NDArray[Any]) -> Floats:
@@ -136,13 +138,29 @@ def _encode(
     blocks = row_blocks(len(features), _SET_ROWS)
     sets = reciprocal_sets(table.index[:, : k1 + 1])
     half = reciprocal_sets(table.index[:, : int(np.around(k1 / 2)) + 1])
-    weigh = partial(weights, features=features, nearest=table, sets=sets, half=half)
+    scales = _scales(table.least)
+    weigh = partial(
+        weights,
+        features=features,
+        index=table.index,
+        similarity=table.similarity,
+        scales=scales,
+        sets=sets,
+        half=half,
+    )
     matrix = sp.csr_array(sp.vstack(list(map_blocks(weigh, blocks)), format="csr"))
     if k2 > 1:
         expand = partial(expanded, matrix=matrix, index=np.ascontiguousarray(table.index[:, :k2]))
         matrix = sp.csr_array(sp.vstack(list(map_blocks(expand, blocks)), format="csr"))
     columns = sp.csc_array(matrix[num_queries:])
-    return _Encoded(features, matrix[:num_queries], columns, 1.0 - table.least[:num_queries])
+    return _Encoded(features, matrix[:num_queries], columns, scales[:num_queries])
+
+
+def _scales(least: Floats) -> Floats:
+    """Return what makes 1 - s into d: one over its largest value in each row; 0 where all rows are alike."""
+    farthest = 1.0 - least
+    apart = farthest > _ALIKE
+    return np.where(apart, 1.0 / np.where(apart, farthest, 1.0), 0.0).astype(np.float32)
 
 
 def _block(block: Block, encoded: _Encoded, weight: float) -> Floats:
@@ -151,5 +169,5 @@ def _block(block: Block, encoded: _Encoded, weight: float) -> Floats:
     products = torch.empty((block[1] - block[0], len(gallery)))
     multiply(encoded.features[slice(*block)], gallery, products)
     distances = products.numpy()
-    blend(distances, block[0], encoded.queries, encoded.columns, encoded.farthest, weight)
+    blend(distances, block[0], encoded.queries, encoded.columns, encoded.scales, weight)
     return distances

@@ -20,6 +20,7 @@ from raid.ops.rerank import rerank
 
 _SIZES = {12_936: (3_368, 15_913, 909, 6), 32_621: (11_659, 82_161, 3_060, 15)}
 _DIM = 2048
+_LOOKS = {"camera_shift": 0.5, "noise": 0.7}  # the nearest image is of the same person for nine in ten
 _PEER_QUERIES = 2_000  # that a peer runs at sizes it would take too long for
 _GEMM_ROWS = 1_024
 
@@ -122,7 +123,9 @@ class _People:
         self.num_queries, self.num_gallery, identities, cameras = sizes
         total = self.num_queries + self.num_gallery
         camera_sizes = np.bincount(np.arange(total) % cameras, minlength=cameras)
-        people = simulated(0, num_identities=identities, camera_sizes=camera_sizes.tolist(), dim=_DIM)
+        people = simulated(
+            0, num_identities=identities, camera_sizes=camera_sizes.tolist(), dim=_DIM, **_LOOKS
+        )
         self.rows, self.identities, self.cameras = people.features, people.identities, people.cameras
         self.query, self.gallery = self.rows[: self.num_queries], self.rows[self.num_queries :]
 
