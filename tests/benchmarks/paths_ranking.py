@@ -23,6 +23,7 @@ _DIM = 2048
 _LOOKS = {"camera_shift": 0.5, "noise": 0.7}  # the nearest image is of the same person for nine in ten
 _PEER_QUERIES = 2_000  # that a peer runs at sizes it would take too long for
 _GEMM_ROWS = 1_024
+_REPEATS = 4
 
 
 def bench_ranking_alone(num_rows: int, threads: int) -> dict:
@@ -55,12 +56,18 @@ def bench_ranking_fused(num_rows: int, threads: int) -> dict:
     people = _People(num_rows)
     arguments = (people.query, *people.labels()[:2], people.gallery, *people.labels()[2:])
     rank(*(values[:300] for values in arguments))  # compiled
-    with _measured() as ours:
-        rank(*arguments)
-    with _measured() as gemm:
-        for _ in people.distances():
-            pass
-    line = people.line("CMC/mAP, with the product", ours, gemm["cpu_seconds"], len(people.query))
+    runs = []
+    for _ in range(_REPEATS if num_rows <= 12_936 else 1):  # a few per cent apart, on a machine with noise
+        with _measured() as ours:
+            rank(*arguments)
+        with _measured() as product:
+            for _ in people.distances():
+                pass
+        runs.append((ours, product))
+    ours = min((ours for ours, _ in runs), key=lambda run: run["cpu_seconds"])
+    ours["peak_rss_gib"] = runs[0][0]["peak_rss_gib"]  # later ones find memory that is there already
+    product = min(product["cpu_seconds"] for _, product in runs)
+    line = people.line("CMC/mAP, with the product", ours, product, len(people.query))
     line["reference"] = "the product alone"
     return _with_ratio(line, None, "")
 
