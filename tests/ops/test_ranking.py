@@ -3,6 +3,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from benchmarks.dense_reference import cmc_ranking
 from sklearn.metrics import average_precision_score
 
 from raid.ops.hits import Rules, hit_positions
@@ -116,6 +117,8 @@ def test_order_of_queries_and_gallery_and_names_do_not_matter():
     other = {key: values[orders[key.split("_")[0]]] for key, values in arguments.items()}
     for key in ("query_identities", "gallery_identities"):
         other[key] = np.where(other[key] < 0, -1, names[other[key]])
+    for key in ("query_cameras", "gallery_cameras"):
+        other[key] = np.array(["hall", "door", "yard"])[other[key]]
     same(rank(**other), (plain.mAP, plain.cmc, plain.mINP, plain.num_valid))
 
 
@@ -233,6 +236,18 @@ def test_blocks_of_distances_give_the_same_ranking(ap, cameras):
     blocks = (distances[start : start + 11] for start in range(0, 30, 11))
     same(rank_blocks(blocks, *labels_of(arguments), ap=ap), reference(arguments, ap))
     same(rank_blocks([distances.astype(np.float64)], *labels_of(arguments), ap=ap), reference(arguments, ap))
+
+
+def test_the_peer_of_the_benchmarks_says_the_same():
+    arguments = problem(7, ties=True)
+    for key in ("query_identities", "gallery_identities"):
+        arguments[key] = np.abs(arguments[key])  # it knows no junk
+    distances = -(arguments["query_features"] @ arguments["gallery_features"].T)
+    cmc, mean, precisions = cmc_ranking(distances, *labels_of(arguments))
+    ranking = rank(**arguments)
+    assert ranking.mAP == pytest.approx(mean)
+    np.testing.assert_allclose(ranking.cmc, cmc, atol=1e-12)
+    np.testing.assert_allclose(ranking.average_precisions, precisions)
 
 
 @pytest.mark.parametrize(
