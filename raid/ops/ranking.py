@@ -84,7 +84,7 @@ def rank(
     Memory: block_rows * G * 4 bytes per block that runs at a time, and a few numbers an item.
     """
     _check_ap(ap)
-    queries, gallery = _features(query_features, gallery_features)
+    queries, gallery = query_and_gallery(query_features, gallery_features)
     rules = _rules(
         query_identities, query_cameras, len(queries), gallery_identities, gallery_cameras, len(gallery)
     )
@@ -158,7 +158,7 @@ def ranked_lists(
     """
     if num_places < 1:
         raise ValueError(f"num_places must be at least 1, got {num_places}")
-    queries, gallery = _features(query_features, gallery_features)
+    queries, gallery = query_and_gallery(query_features, gallery_features)
     rules = _rules(
         query_identities, query_cameras, len(queries), gallery_identities, gallery_cameras, len(gallery)
     )
@@ -193,14 +193,14 @@ def average_precision(hit_positions: NDArray[Any], ap: str = "noninterp") -> flo
     return float(_scores(hit_positions, counts, ap)[0, 1])
 
 
-def _check_ap(ap: str) -> None:
-    if ap not in AP_VARIANTS:
-        raise ValueError(f"unknown ap {ap!r}: choose one of {', '.join(AP_VARIANTS)}")
-
-
-def _features(
+def query_and_gallery(
     query_features: NDArray[Any], gallery_features: NDArray[Any]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return both as contiguous float32, without a copy where they are.
+
+    Raises:
+        ValueError: they are not (Q, D) and (G, D), or not finite.
+    """
     queries = as_features(query_features, "query_features")
     gallery = as_features(gallery_features, "gallery_features")
     if queries.shape[1] != gallery.shape[1]:
@@ -210,6 +210,11 @@ def _features(
         if not all(np.isfinite(rows[start:stop]).all() for start, stop in row_blocks(len(rows), 1024)):
             raise ValueError(f"{name}_features are not finite")  # NaN has no place in an order
     return queries, gallery
+
+
+def _check_ap(ap: str) -> None:
+    if ap not in AP_VARIANTS:
+        raise ValueError(f"unknown ap {ap!r}: choose one of {', '.join(AP_VARIANTS)}")
 
 
 def _rules(

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from raid.ops.nearest import Floats, Nearest, multiply, nearest
-from raid.ops.neighbors import Block, MapBlocks, as_features, row_blocks
+from raid.ops.neighbors import Block, MapBlocks, row_blocks
+from raid.ops.ranking import query_and_gallery
 from raid.ops.reciprocal import blend, expanded, reciprocal_sets, weights
 
 _SET_ROWS = 4096  # rows whose sets one worker computes at a time
@@ -73,7 +74,7 @@ def rerank(
         raise ValueError(f"k1 and k2 must be at least 1, got {k1} and {k2}")
     if not 0 <= weight <= 1:
         raise ValueError(f"weight must be 0 to 1, got {weight}")
-    features = _joined(query_features, gallery_features)
+    features = np.concatenate(query_and_gallery(query_features, gallery_features))
     blocks = row_blocks(len(query_features), block_rows)
 
     def distances() -> Iterator[Floats]:
@@ -100,18 +101,6 @@ class _Encoded:
     queries: sp.csr_array
     columns: sp.csc_array
     scales: Floats
-
-
-def _joined(query_features: NDArray[Any], gallery_features: NDArray[Any]) -> Floats:
-    """Return queries and gallery in one array."""
-    queries = as_features(query_features, "query_features")
-    gallery = as_features(gallery_features, "gallery_features")
-    if queries.shape[1] != gallery.shape[1]:
-        raise ValueError("queries and gallery differ in their number of dimensions")
-    for name, rows in (("query", queries), ("gallery", gallery)):
-        if not all(np.isfinite(rows[start:stop]).all() for start, stop in row_blocks(len(rows), 1024)):
-            raise ValueError(f"{name}_features are not finite")  # NaN has no place in an order
-    return np.concatenate([queries, gallery])
 
 
 def _distances(
