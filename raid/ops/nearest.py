@@ -1,7 +1,6 @@
 """The nearest rows and the least similarity of every row of one set, each product computed once."""
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -40,13 +39,40 @@ class Nearest:
 
 
 @dataclass(frozen=True)
-class _Strip:
-    """What the rows of one strip give to themselves and to the rows after them (M in all)."""
+class Lists:
+    """The best of M rows.
+
+    Attributes:
+        index: (M, width) int32, -1 where there are fewer.
+        values: (M, width) float32, falling; -inf where there are fewer.
+    """
+
+    index: Indices
+    values: Floats
+
+    @classmethod
+    def empty(cls, num_rows: int, width: int) -> "Lists":
+        """Return lists without an item."""
+        return cls(np.full((num_rows, width), -1, np.int32), np.full((num_rows, width), -np.inf, np.float32))
+
+    def rows(self, start: int, stop: int | None = None) -> "Lists":
+        """Return a view of some rows."""
+        return Lists(self.index[start:stop], self.values[start:stop])
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What the rows of one strip give to themselves and to the rows after them (M in all).
+
+    Attributes:
+        start: the strip's first row.
+        near: of the largest products, (M, k).
+        far: of the largest negated products, (M, width).
+    """
 
     start: int
-    index: Indices  # (M, k), -1 where there are fewer
-    similarity: Floats  # (M, k), -inf where there are fewer
-    least: Floats  # (M,)
+    near: Lists
+    far: Lists
 
 
 def nearest(features: Floats, k: int, *, map_blocks: MapBlocks = map) -> Nearest:
@@ -63,74 +89,84 @@ def nearest(features: Floats, k: int, *, map_blocks: MapBlocks = map) -> Nearest
     Memory: 8 MiB of products for each strip that runs at a time, and its result, at worst N * k * 8 bytes;
     the result, N * k * 8 bytes.
     """
-    strips = map_blocks(partial(_strip, features=features, k=k), row_blocks(len(features), _STRIP_ROWS))
-    return _merged(strips, len(features), k)
+    near, far = search(features, k, 1, map_blocks)
+    return Nearest(near.index, near.values, -far.values[:, 0])
 
 
-def multiply(rows: Floats, columns: Floats, out: torch.Tensor) -> None:
-    """Write the dot products of `rows` (R, D) and `columns` (C, D) to `out` (R, C)."""
+def search(
+    features: Floats | NDArray[np.int16], k: int, num_far: int, map_blocks: MapBlocks
+) -> tuple[Lists, Lists]:
+    """Return the `k` largest products and the `num_far` largest negated ones of every row.
+
+    Args:
+        features: (N, D) float32, or the bits of bfloat16 as int16.
+        k: 1 to N.
+        num_far: 1 to N.
+        map_blocks: as in `nearest`.
+    """
+    strip = partial(_strip, features=features, k=k, num_far=num_far)
+    near, far = Lists.empty(len(features), k), Lists.empty(len(features), num_far)
+    for part in map_blocks(strip, row_blocks(len(features), _STRIP_ROWS)):
+        for new, lists in ((part.near, near), (part.far, far)):
+            after = lists.rows(part.start)
+            _merge(new.index, new.values, after.index, after.values)
+    return near, far
+
+
+def multiply(rows: NDArray[Any], columns: NDArray[Any], out: torch.Tensor) -> None:
+    """Write the dot products of `rows` (R, D) and `columns` (C, D) to `out` (R, C) float32.
+
+    Both are float32, or the bits of bfloat16 as int16: then a product is rounded to bfloat16, too.
+    """
     with warnings.catch_warnings():
         # Arrays that come from a shared store are read-only; torch warns, and we only read.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        torch.mm(torch.from_numpy(rows), torch.from_numpy(columns).T, out=out)
+        left, right = torch.from_numpy(rows), torch.from_numpy(columns).T
+    if left.dtype == torch.int16:
+        out.copy_(left.view(torch.bfloat16) @ right.view(torch.bfloat16))
+    else:
+        torch.mm(left, right, out=out)
 
 
-def _strip(block: Block, features: Floats, k: int) -> _Strip:
+def _strip(block: Block, features: NDArray[Any], k: int, num_far: int) -> Strip:
     """Multiply the rows of the block with themselves and with all rows after them."""
     start, stop = block
     rows, num_after = features[start:stop], len(features) - start
-    strip = _Strip(start, *_nothing(num_after, k))
+    strip = Strip(start, Lists.empty(num_after, k), Lists.empty(num_after, num_far))
     buffer = torch.empty((stop - start) * _TILE_COLUMNS)
     # The first tiles hold the strip's own rows, so that every list grows in the order of the index.
     for first, last in row_blocks(num_after, _TILE_COLUMNS):
         tile = buffer[: len(rows) * (last - first)].view(len(rows), -1)
         multiply(rows, features[start + first : start + last], tile)
-        _keep_rows(tile, first, strip)
-        if last > len(rows):
-            _keep_columns(tile, first, max(first, len(rows)), strip)
+        offer(tile, first, start, strip.near)
+        offer(tile.neg_(), first, start, strip.far)
     return strip
 
 
-def _nothing(num_rows: int, k: int) -> tuple[Indices, Floats, Floats]:
-    index, similarity = np.full((num_rows, k), -1, np.int32), np.full((num_rows, k), -np.inf, np.float32)
-    return index, similarity, np.full(num_rows, np.inf, np.float32)
+def offer(tile: torch.Tensor, first: int, start: int, lists: Lists) -> None:
+    """Let the rows from `start` on keep the best of a tile: products of the first ones with some rows.
 
-
-def _keep_rows(tile: torch.Tensor, first: int, strip: _Strip) -> None:
-    """Let the strip's rows keep the best of a tile whose columns begin `first` rows after theirs."""
-    products, own = tile.numpy(), slice(0, len(tile))
-    np.minimum(strip.least[own], tile.amin(dim=1).numpy(), out=strip.least[own])
+    Args:
+        tile: (R, C).
+        first: how many rows after `start` those of the tile's columns begin; they keep the products, too,
+            where they are not among the R.
+        start: number of the first row.
+        lists: of the rows from `start` on.
+    """
+    products, (num_rows, num_columns) = tile.numpy(), tile.shape
+    own, others = lists.rows(0, num_rows), lists.rows(first, first + num_columns)
     over_rows(
-        lambda low, high: _keep(
-            products, low, high, strip.start + first, strip.index[own], strip.similarity[own]
-        ),
+        lambda low, high: _keep(products, low, high, start + first, own.index, own.values),
         0,
-        len(tile),
+        num_rows,
         chunk_rows=_CHUNK_ROWS,
     )
-
-
-def _keep_columns(tile: torch.Tensor, first: int, after: int, strip: _Strip) -> None:
-    """Let the rows behind a tile's columns keep the best of it, from `after`, the first beyond the strip."""
-    products, last = tile.numpy(), first + tile.shape[1]
-    strip.least[after:last] = tile[:, after - first :].amin(dim=0).numpy()
-    index, similarity = strip.index[first:last], strip.similarity[first:last]
     over_rows(
-        lambda low, high: _keep_transposed(products, low, high, strip.start, index, similarity),
-        after - first,
-        last - first,
+        lambda low, high: _keep_transposed(products, low, high, start, others.index, others.values),
+        min(max(num_rows - first, 0), num_columns),
+        num_columns,
         chunk_rows=_CHUNK_COLUMNS,
     )
-
-
-def _merged(strips: Iterable[_Strip], num_rows: int, k: int) -> Nearest:
-    """Add the strips, in order, to empty lists."""
-    result = Nearest(*_nothing(num_rows, k))
-    for strip in strips:
-        index, similarity = result.index[strip.start :], result.similarity[strip.start :]
-        np.minimum(result.least[strip.start :], strip.least, out=result.least[strip.start :])
-        _merge(strip.index, strip.similarity, index, similarity)
-    return result
 
 
 @compiled
