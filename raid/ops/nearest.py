@@ -19,6 +19,7 @@ Indices = NDArray[np.int32]
 _STRIP_ROWS = 2048
 _TILE_COLUMNS = 1024  # a tile of products, 8 MiB, is read from the cache after it has been written
 _LOOK = 64  # items that are compared with a limit at once
+LANES = 64  # sums side by side in `dot`: a fixed order that still becomes vector code
 _CHUNK_ROWS, _CHUNK_COLUMNS = 256, 256  # of a tile, a thread at a time
 
 
@@ -118,14 +119,19 @@ def multiply(rows: NDArray[Any], columns: NDArray[Any], out: torch.Tensor) -> No
 
     Both are float32, or the bits of bfloat16 as int16: then a product is rounded to bfloat16, too.
     """
-    with warnings.catch_warnings():
-        # Arrays that come from a shared store are read-only; torch warns, and we only read.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        left, right = torch.from_numpy(rows), torch.from_numpy(columns).T
+    left, right = as_tensor(rows), as_tensor(columns).T
     if left.dtype == torch.int16:
         out.copy_(left.view(torch.bfloat16) @ right.view(torch.bfloat16))
     else:
         torch.mm(left, right, out=out)
+
+
+def as_tensor(array: NDArray[Any]) -> torch.Tensor:
+    """Return a tensor of the array's memory, to be read only."""
+    with warnings.catch_warnings():
+        # Arrays that come from a shared store are read-only; torch warns, and we only read.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def _strip(block: Block, features: NDArray[Any], k: int, num_far: int) -> Strip:
@@ -143,7 +149,7 @@ def _strip(block: Block, features: NDArray[Any], k: int, num_far: int) -> Strip:
     return strip
 
 
-def offer(tile: torch.Tensor, first: int, start: int, lists: Lists) -> None:
+def offer(tile: torch.Tensor, first: int, start: int, lists: Lists, *, own_only: bool = False) -> None:
     """Let the rows from `start` on keep the best of a tile: products of the first ones with some rows.
 
     Args:
@@ -152,15 +158,19 @@ def offer(tile: torch.Tensor, first: int, start: int, lists: Lists) -> None:
             where they are not among the R.
         start: number of the first row.
         lists: of the rows from `start` on.
+        own_only: the rows of the columns keep nothing, and have no lists.
     """
     products, (num_rows, num_columns) = tile.numpy(), tile.shape
-    own, others = lists.rows(0, num_rows), lists.rows(first, first + num_columns)
+    own = lists.rows(0, num_rows)
     over_rows(
         lambda low, high: _keep(products, low, high, start + first, own.index, own.values),
         0,
         num_rows,
         chunk_rows=_CHUNK_ROWS,
     )
+    if own_only:
+        return
+    others = lists.rows(first, first + num_columns)
     over_rows(
         lambda low, high: _keep_transposed(products, low, high, start, others.index, others.values),
         min(max(num_rows - first, 0), num_columns),
@@ -181,7 +191,7 @@ def _keep(products: Floats, low: int, high: int, first_item: int, index: Indices
                 continue
             for item in range(start, stop):
                 if of_row[item] > similarity[row, worst]:
-                    _insert(first_item + item, of_row[item], index[row], similarity[row])
+                    insert(first_item + item, of_row[item], index[row], similarity[row])
 
 
 @compiled
@@ -199,7 +209,7 @@ def _keep_transposed(
                 continue
             for item in range(start, stop):
                 if of_row[item] > limits[item]:
-                    _insert(first_item + row, of_row[item], index[low + item], similarity[low + item])
+                    insert(first_item + row, of_row[item], index[low + item], similarity[low + item])
                     limits[item] = similarity[low + item, worst]
 
 
@@ -210,11 +220,11 @@ def _merge(new_index: Indices, new_similarity: Floats, index: Indices, similarit
         for place in range(worst + 1):
             if not new_similarity[row, place] > similarity[row, worst]:
                 break
-            _insert(new_index[row, place], new_similarity[row, place], index[row], similarity[row])
+            insert(new_index[row, place], new_similarity[row, place], index[row], similarity[row])
 
 
 @compiled
-def _insert(item: int, value: float, index: Indices, similarity: Floats) -> None:
+def insert(item: int, value: float, index: Indices, similarity: Floats) -> None:
     """Put an item among falling values, behind its equals: items come in the order of their index."""
     place = similarity.size - 1
     while place > 0 and similarity[place - 1] < value:
@@ -239,3 +249,17 @@ def _num_above_each(values: Floats, limits: Floats) -> Any:
     for item in range(values.size):
         num += np.uint32(values[item] > limits[item])
     return num
+
+
+@compiled
+def dot(left: Floats, right: Floats, lanes: Floats) -> Any:
+    """Return the product of two rows; the same additions in the same order wherever it is computed."""
+    lanes[:] = 0
+    whole = left.size // LANES * LANES
+    for start in range(0, whole, LANES):
+        for lane in range(LANES):
+            lanes[lane] += left[start + lane] * right[start + lane]
+    total = lanes.sum()
+    for item in range(whole, left.size):
+        total += left[item] * right[item]
+    return total

@@ -11,13 +11,13 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from raid.ops.compiled import compiled, over_rows
+from raid.ops.nearest import LANES, dot
 from raid.ops.neighbors import Block
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int32]
 
 _CHUNK_ROWS, _CHUNK_QUERIES = 256, 32  # rows a thread takes at a time
-_LANES = 16  # sums side by side: additions in a fixed order that still become vector code
 
 
 class Sets(NamedTuple):
@@ -146,7 +146,7 @@ def _weights(
     lengths = np.empty(high - low, np.int64)
     # A row that was seen in a table or a set carries the number of the row that saw it there.
     listed, seen = np.full(len(index), -1, np.int32), np.full(len(index), -1, np.int32)
-    place_of, lanes = np.empty(len(index), np.int32), np.empty(_LANES, np.float32)
+    place_of, lanes = np.empty(len(index), np.int32), np.empty(LANES, np.float32)
     end = 0
     for row in range(low, high):
         found = indices[end : end + widest]
@@ -159,7 +159,7 @@ def _weights(
             if listed[item] == row:
                 product = similarity[row, place_of[item]]
             else:
-                product = _dot(features[row], features[item], lanes)
+                product = dot(features[row], features[item], lanes)
             value = np.exp(-scales[row] * max(1.0 - product, 0.0))
             values[end + place] = value
             total += value
@@ -199,19 +199,6 @@ def _expanded_set(
                 found[length] = item
                 length += 1
     return length
-
-
-@compiled
-def _dot(left: Floats, right: Floats, lanes: Floats) -> Any:
-    lanes[:] = 0
-    whole = left.size // _LANES * _LANES
-    for start in range(0, whole, _LANES):
-        for lane in range(_LANES):
-            lanes[lane] += left[start + lane] * right[start + lane]
-    total = lanes.sum()
-    for item in range(whole, left.size):
-        total += left[item] * right[item]
-    return total
 
 
 @compiled

@@ -10,10 +10,11 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-from raid.ops.nearest import Floats, Nearest, multiply, nearest
+from raid.ops.nearest import Floats, Nearest, multiply
 from raid.ops.neighbors import Block, MapBlocks, row_blocks
 from raid.ops.ranking import query_and_gallery
 from raid.ops.reciprocal import blend, expanded, reciprocal_sets, weights
+from raid.ops.rough import fast_nearest
 
 _SET_ROWS = 4096  # rows whose sets one worker computes at a time
 _IN_FLIGHT = 8  # blocks of distances that `map_blocks` is given at once: what it may have to hold
@@ -80,7 +81,7 @@ def rerank(
     def distances() -> Iterator[Floats]:
         if blocks:
             width = min(max(k1 + 1, k2), len(features))
-            table = nearest(features, width, map_blocks=map_blocks)
+            table = fast_nearest(features, width, map_blocks=map_blocks)
             yield from _distances(features, table, blocks, k1, k2, weight, map_blocks)
 
     return distances()
