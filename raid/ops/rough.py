@@ -19,6 +19,7 @@ from raid.ops.nearest import (
     Indices,
     Lists,
     Nearest,
+    as_tensor,
     dot,
     insert,
     multiply,
@@ -48,7 +49,7 @@ def fast_nearest(features: Floats, k: int, *, map_blocks: MapBlocks = map) -> Ne
     width = 2 * k
     if not is_fast() or len(features) < max(_FROM_ROWS, width):
         return nearest(features, k, map_blocks=map_blocks)
-    rough = torch.from_numpy(features).bfloat16()
+    rough = as_tensor(features).bfloat16()
     margins = _margins(features, rough)
     near, far = search(rough.view(torch.int16).numpy(), width, _NUM_FAR, map_blocks)
     limits = _limits(near, margins), _limits(far, margins)
@@ -62,7 +63,8 @@ def fast_nearest(features: Floats, k: int, *, map_blocks: MapBlocks = map) -> Ne
 
 def is_fast() -> bool:
     """Whether the processor multiplies bfloat16 (from the processor, not from a clock: bits depend on it)."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _margins(features: Floats, rough: torch.Tensor) -> NDArray[np.float64]:
@@ -77,10 +79,8 @@ def _margins(features: Floats, rough: torch.Tensor) -> NDArray[np.float64]:
         norms[start:stop] = np.linalg.norm(rows, axis=1)
         errors[start:stop] = np.linalg.norm(rows - rough[start:stop].double().numpy(), axis=1)
     sums = features.shape[1] * 2.0**-22
-    margins: NDArray[np.float64] = (
-        norms * errors.max() + errors * (norms + errors).max() + sums * norms * norms.max()
-    )
-    return margins
+    margins = norms * errors.max() + errors * (norms + errors).max() + sums * norms * norms.max()
+    return np.asarray(margins)
 
 
 def _limits(lists: Lists, margins: NDArray[np.float64]) -> NDArray[np.float64]:
