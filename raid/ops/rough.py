@@ -70,8 +70,8 @@ def is_fast() -> bool:
 def _margins(features: Floats, rough: torch.Tensor) -> NDArray[np.float64]:
     """Return by how much a row's exact product may exceed the rough one before that is rounded, (N,).
 
-    |x y - x' y'| <= |x| |y - y'| + |x - x'| |y'|, and sums of D terms in float32 are off by D * 2^-23 of
-    |x| |y| at most.
+    |x y - x' y'| <= |x| |y - y'| + |x - x'| |y'|, and a sum of D terms in float32 is off by D * 2^-23 of
+    |x| |y| at most: the rough one, and the one that candidates are compared by.
     """
     norms, errors = np.empty(len(features)), np.empty(len(features))
     for start, stop in row_blocks(len(features), 1024):

@@ -88,7 +88,7 @@ def bench_rerank(num_rows: int, threads: int) -> dict:
     if num_rows > 12_936:
         line = people.line("re-ranking", ours, people.product_seconds(4_096), len(people.query))
         line |= {"reference": "the product of all rows with all", "extrapolated": True}
-        line["floor_cpu_seconds"] = people.floor_seconds(line["reference_cpu_seconds"])
+        line["float32_floor_cpu_seconds"] = people.floor_seconds(line["reference_cpu_seconds"])
         return _with_ratio(line, None, "")
     with _measured() as peer:
         dense = rerank_dense(people.query, people.gallery)
@@ -97,7 +97,7 @@ def bench_rerank(num_rows: int, threads: int) -> dict:
     # Rows whose neighbours swap by a rounding; the tests compare with one table of neighbours.
     line |= {"reference_peak_rss_gib": peer["peak_rss_gib"], "differing": float(wrong.mean())}
     line["product_cpu_seconds"] = people.product_seconds(4_096)
-    line["floor_cpu_seconds"] = people.floor_seconds(line["product_cpu_seconds"])
+    line["float32_floor_cpu_seconds"] = people.floor_seconds(line["product_cpu_seconds"])
     return _with_ratio(line, 85 + 9.4 if num_rows == 12_936 else None, "torchreid + distances")
 
 
@@ -165,7 +165,7 @@ class _People:
         return (time.process_time() - begin) * len(rows) / (len(starts) * height)
 
     def floor_seconds(self, product_seconds: float) -> float:
-        """CPU-seconds of the products re-ranking cannot do without: every pair once, and the result's."""
+        """CPU-seconds in float32 of the products re-ranking needs: every pair once, and the result's."""
         total = self.num_queries + self.num_gallery
         return product_seconds * (0.5 + self.num_queries * self.num_gallery / total**2)
 
