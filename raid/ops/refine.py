@@ -156,9 +156,9 @@ class _Groups:
     def with_referees(self) -> Iterator[tuple[Ints, Ints]]:
         """Yield the members and the candidates of each group that has a candidate."""
         voting = np.unique(self.candidate_group)
-        for group in voting:
-            low, high = np.searchsorted(self.group, [group, group + 1])
-            first, last = np.searchsorted(self.candidate_group, [group, group + 1])
+        of_members = np.searchsorted(self.group, [voting, voting + 1]).T.tolist()
+        of_candidates = np.searchsorted(self.candidate_group, [voting, voting + 1]).T.tolist()
+        for (low, high), (first, last) in zip(of_members, of_candidates, strict=True):
             yield self.members[low:high], self.candidates[first:last]
 
 
@@ -179,12 +179,13 @@ def _by_turns(groups: _Groups, local_labels: NDArray[Any], referee: str, flip: C
     """Let each candidate visit the live members that disagree; return the mask of the discarded, (N,)."""
     discarded = np.zeros(len(local_labels), np.bool_)
     for members, candidates in groups.with_referees():
-        locals_of_candidates = local_labels[candidates]
+        locals_of_members, locals_of_candidates = local_labels[members], local_labels[candidates]
+        disagrees = ~np.isin(locals_of_members, locals_of_candidates)  # with all of them: `union`
         for candidate, local in zip(candidates, locals_of_candidates, strict=True):
             if discarded[candidate] and referee != "intersection":
                 continue
-            agreeing = locals_of_candidates if referee == "union" else np.array([local])
-            disagree = ~discarded[members] & ~np.isin(local_labels[members], agreeing)
-            visited = members[disagree]
+            if referee != "union":
+                disagrees = locals_of_members != local
+            visited = members[disagrees & ~discarded[members]]
             discarded[visited[flip(visited)]] = True
     return discarded

@@ -2,9 +2,12 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
+from benchmarks.dense_reference import cmc_ranking
 from sklearn.metrics import average_precision_score
 
-from raid.ops.ranking import AP_VARIANTS, average_precision, rank, ranked_lists
+from raid.ops.hits import Rules, hit_positions
+from raid.ops.ranking import AP_VARIANTS, average_precision, rank, rank_blocks, ranked_lists
 
 
 def problem(seed, queries=30, gallery=80, ties=False):
@@ -114,6 +117,8 @@ def test_order_of_queries_and_gallery_and_names_do_not_matter():
     other = {key: values[orders[key.split("_")[0]]] for key, values in arguments.items()}
     for key in ("query_identities", "gallery_identities"):
         other[key] = np.where(other[key] < 0, -1, names[other[key]])
+    for key in ("query_cameras", "gallery_cameras"):
+        other[key] = np.array(["hall", "door", "yard"])[other[key]]
     same(rank(**other), (plain.mAP, plain.cmc, plain.mINP, plain.num_valid))
 
 
@@ -179,6 +184,121 @@ def test_perfect_ranking():
     assert (ranking.mAP, ranking.mINP, ranking.num_valid) == (1, 1, 5)
     np.testing.assert_array_equal(ranking.cmc, np.ones(5))
     assert ranking.cmc.dtype == np.float64
+
+
+def labels_of(arguments):
+    return [values for key, values in arguments.items() if "features" not in key]
+
+
+def stably_sorted(distances, arguments, i):
+    """Positions of the matches of query i by a stable sort of its distances."""
+    ids, cams, g_ids, g_cams = labels_of(arguments)
+    order = np.argsort(distances[i], kind="stable")
+    order = order[(g_ids[order] != -1) & ~((g_ids[order] == ids[i]) & (g_cams[order] == cams[i]))]
+    return np.flatnonzero(g_ids[order] == ids[i]) if ids[i] != -1 else np.empty(0, int)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("values", [2, 9, 10**9])  # ties of nearly everything, of some, of nothing
+@pytest.mark.parametrize(("gallery", "identities"), [(60, 8), (9000, 700), (9000, 2)])
+def test_positions_are_those_of_a_stable_sort(dtype, values, gallery, identities):
+    # 9,000 items are several tiles; 2 identities have more matches than are counted one by one.
+    rng = np.random.default_rng(values)
+    arguments = problem(0, queries=6, gallery=gallery)
+    arguments["query_identities"] = np.array([0, 1, -1, 1, 999, 0])
+    arguments["gallery_identities"] = rng.integers(-1, identities, gallery)
+    distances = rng.integers(0, values, (6, gallery)).astype(dtype)
+    distances[3] = np.inf  # an order all the same
+    hits, counts = hit_positions(distances, 0, Rules.of(*labels_of(arguments)))
+    expected = [stably_sorted(distances, arguments, i) for i in range(6)]
+    np.testing.assert_array_equal(counts, [len(of_query) for of_query in expected])
+    np.testing.assert_array_equal(hits, np.concatenate(expected))
+
+
+def test_without_ties_it_is_sklearns():
+    arguments = problem(3, gallery=600) | {"query_cameras": None, "gallery_cameras": None}
+    arguments["gallery_identities"] = np.abs(arguments["gallery_identities"])
+    ranking = rank(**arguments)
+    similarity = arguments["query_features"] @ arguments["gallery_features"].T
+    for i in np.flatnonzero(~np.isnan(ranking.average_precisions)):
+        match = arguments["gallery_identities"] == arguments["query_identities"][i]
+        expected = average_precision_score(match, similarity[i])
+        assert ranking.average_precisions[i] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("ap", AP_VARIANTS)
+@pytest.mark.parametrize("cameras", [True, False])
+def test_blocks_of_distances_give_the_same_ranking(ap, cameras):
+    arguments = problem(4, ties=True)
+    if not cameras:
+        arguments |= {"query_cameras": None, "gallery_cameras": None}
+    distances = -(arguments["query_features"] @ arguments["gallery_features"].T)
+    blocks = (distances[start : start + 11] for start in range(0, 30, 11))
+    same(rank_blocks(blocks, *labels_of(arguments), ap=ap), reference(arguments, ap))
+    same(rank_blocks([distances.astype(np.float64)], *labels_of(arguments), ap=ap), reference(arguments, ap))
+
+
+def test_the_peer_of_the_benchmarks_says_the_same():
+    arguments = problem(7, ties=True)
+    for key in ("query_identities", "gallery_identities"):
+        arguments[key] = np.abs(arguments[key])  # it knows no junk
+    distances = -(arguments["query_features"] @ arguments["gallery_features"].T)
+    cmc, mean, precisions = cmc_ranking(distances, *labels_of(arguments))
+    ranking = rank(**arguments)
+    assert ranking.mAP == pytest.approx(mean)
+    np.testing.assert_allclose(ranking.cmc, cmc, atol=1e-12)
+    np.testing.assert_allclose(ranking.average_precisions, precisions)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ([np.zeros((30, 79))], "must make up"),
+        ([np.zeros((20, 80)), np.zeros((20, 80))], "must make up"),
+        ([np.zeros((29, 80))], "29 of 30"),
+        ([np.full((30, 80), np.nan)], "NaN"),
+    ],
+)
+def test_bad_blocks(blocks, message):
+    with pytest.raises(ValueError, match=message):
+        rank_blocks(blocks, *labels_of(problem(0)))
+    with pytest.raises(ValueError, match="unknown ap"):
+        rank_blocks(blocks, *labels_of(problem(0)), ap="voc")
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_any_threads_and_shards_give_the_same_bytes(equal):
+    arguments = problem(6, queries=90, ties=True)
+    if equal:
+        arguments["gallery_features"][:] = arguments["gallery_features"][0]
+
+    def backwards(function, items):  # as shards that finish in another order
+        results = {item: function(item) for item in reversed(list(items))}
+        return [results[item] for item in sorted(results)]
+
+    def outcome(**options):
+        ranking = rank(**arguments, block_rows=40, **options)
+        return ranking.average_precisions.tobytes() + ranking.cmc.tobytes()
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = outcome()
+        torch.set_num_threads(3)
+        assert outcome() == outcome(map_blocks=backwards) == alone
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_nothing_to_rank():
+    arguments = problem(0, queries=0)
+    with pytest.raises(ValueError, match="no query has a match"):
+        rank(**arguments)
+    with pytest.raises(ValueError, match="no query has a match"):
+        rank_blocks([], *labels_of(arguments))
+    assert ranked_lists(**arguments, num_places=3).rows.shape == (0, 3)
+    with pytest.raises(ValueError, match="without a match"):
+        average_precision(np.empty(0))
 
 
 def test_blocks_are_picklable():
