@@ -100,6 +100,7 @@ def test_blocks_of_rows_are_the_same_bytes_as_in_this_process(pool):
 
 
 def test_extraction_on_the_pool_is_the_same_bytes_as_by_the_workers(pool, root):
+    torch.set_num_threads(1)  # as in the pool: the bits of a convolution may depend on it
     config = tiny.config(root, root.parent, numerics__dtype="float32", numerics__extract_batch=16)
     images = open_inputs(config.data).train_images
     encoder = Encoder(config.training, starting_weights(config.training), Group.solo(), torch.device("cpu"))
