@@ -1,7 +1,11 @@
 """Compiled loops: numba, cached beside the source, on as many threads as the process is to use."""
 
+import functools
+import hashlib
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -11,16 +15,46 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_PACKAGE = Path(__file__).parent
+
+
 def compiled(function: F) -> F:
     """Compile `function` at its first call, without the interpreter's lock; later processes find it cached.
 
     A machine where neither the package's folder nor the user's cache can be written compiles it once a
     process.
     """
+    folder = _cache_folder(_PACKAGE)
+    if folder is None:
+        return cast(F, numba.njit(nogil=True, error_model="numpy")(function))
+    settings: Any = numba.config
+    before, settings.CACHE_DIR = settings.CACHE_DIR, str(folder)
     try:
         return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
-    except RuntimeError:  # numba found no place for its cache
-        return cast(F, numba.njit(nogil=True, error_model="numpy")(function))
+    finally:
+        settings.CACHE_DIR = before
+
+
+@functools.cache
+def _cache_folder(sources: Path) -> Path | None:
+    """Return where these sources' code is cached, None if nowhere can be written.
+
+    Every state of the sources has a folder of its own: numba looks at the time of a function's own file
+    alone, and code that was compiled with an older callee of another file crashes.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(sources.glob("*.py")):
+        digest.update(file.read_bytes())
+    name = f"compiled-{digest.hexdigest()}"
+    for place in (lambda: sources / "__pycache__", lambda: Path.home() / ".cache" / "raid"):
+        try:
+            folder = place() / name
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except (OSError, RuntimeError):  # a user may have no home
+            continue
+    return None
 
 
 def over_rows(function: Callable[[int, int], T], start: int, stop: int, *, chunk_rows: int) -> list[T]:

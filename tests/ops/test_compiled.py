@@ -3,12 +3,14 @@
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from raid.ops.compiled import compiled, over_rows
+import raid.ops.compiled
+from raid.ops.compiled import _cache_folder, compiled, over_rows
 
 
 @compiled
@@ -52,16 +54,37 @@ def test_failure_of_a_chunk_is_raised(threads):
         over_rows(fail, 0, 6, chunk_rows=2)
 
 
-def test_without_a_place_for_the_cache_it_is_compiled_all_the_same(tmp_path):
-    module = tmp_path / "readonly.py"
-    module.write_text(
-        "import numba.core.caching\n"
-        "numba.core.caching.CacheImpl._locator_classes = []\n"
-        "from raid.ops.compiled import compiled\n"
-        "@compiled\n"
-        "def double(value):\n"
-        "    return 2 * value\n"
-        "print(double(21))\n"
+def test_every_state_of_the_sources_has_a_cache_of_its_own(tmp_path):
+    """numba's own stamp would miss a callee in another file, and run code that does not fit it."""
+    (tmp_path / "one.py").write_text("one")
+    (tmp_path / "two.py").write_text("two")
+    before = _cache_folder(tmp_path)
+    _cache_folder.cache_clear()
+    assert _cache_folder(tmp_path) == before
+    assert before.is_dir()
+    (tmp_path / "two.py").write_text("three")
+    _cache_folder.cache_clear()
+    assert _cache_folder(tmp_path) != before
+
+
+def test_code_is_found_in_that_cache_by_the_next_process():
+    program = (
+        "from raid.ops.linkage_chain import run_chain\n"
+        "from raid.ops.linkage import agglomerative\n"
+        "import numpy as np, scipy.sparse as sp\n"
+        "agglomerative(sp.csr_array(np.eye(4, dtype=np.float32)), num_clusters=4)\n"
+        "print(sum(run_chain.stats.cache_hits.values()), sum(run_chain.stats.cache_misses.values()))\n"
     )
-    done = subprocess.run([sys.executable, str(module)], capture_output=True, text=True, timeout=200)
-    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=250)
+    assert (done.returncode, done.stdout) == (0, "1 0\n"), done.stderr
+
+
+def test_without_a_place_for_the_cache_it_is_compiled_all_the_same(tmp_path, monkeypatch):
+    occupied = tmp_path / "file"
+    occupied.touch()  # whoever makes a folder below it fails, root too
+    monkeypatch.setattr(Path, "home", lambda: occupied)
+    _cache_folder.cache_clear()
+    assert _cache_folder(occupied) is None
+    monkeypatch.setattr(raid.ops.compiled, "_PACKAGE", occupied)
+    assert compiled(lambda value: 2 * value)(21) == 42
