@@ -46,9 +46,9 @@ def _cache_folder(sources: Path) -> Path | None:
     for file in sorted(sources.glob("*.py")):
         digest.update(file.read_bytes())
     name = f"compiled-{digest.hexdigest()}"
-    for place in (lambda: sources / "__pycache__", lambda: Path.home() / ".cache" / "raid"):
+    for place in (sources / "__pycache__", Path("~/.cache/raid")):
         try:
-            folder = place() / name
+            folder = place.expanduser() / name
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return folder

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,7 +82,7 @@ def test_code_is_found_in_that_cache_by_the_next_process():
 def test_without_a_place_for_the_cache_it_is_compiled_all_the_same(tmp_path, monkeypatch):
     occupied = tmp_path / "file"
     occupied.touch()  # whoever makes a folder below it fails, root too
-    monkeypatch.setattr(Path, "home", lambda: occupied)
+    monkeypatch.setenv("HOME", str(occupied))
     _cache_folder.cache_clear()
     assert _cache_folder(occupied) is None
     monkeypatch.setattr(raid.ops.compiled, "_PACKAGE", occupied)
