@@ -1,8 +1,11 @@
 """Infomap modules of the neighbour graph, for the information nodes of the authors' release."""
 
+from importlib.util import find_spec
+
 import numpy as np
 from numpy.typing import NDArray
 
+from raid.ops.infomap_process import partition
 from raid.ops.neighbors import knn
 
 
@@ -31,24 +34,16 @@ def infomap_modules(
 
     Raises:
         ValueError: the package `infomap` is not installed.
+        RuntimeError: Infomap failed.
     """
-    try:
-        from infomap import Infomap
-    except ImportError as error:
-        raise ValueError(
-            "referee infomap_last needs the package infomap: pip install 'raid[infomap]'"
-        ) from error
+    if find_spec("infomap") is None:
+        raise ValueError("referee infomap_last needs the package infomap: pip install 'raid[infomap]'")
     similarity, index = knn(features, features, min(num_neighbors, len(features)))
-    network = Infomap(silent=True, two_level=True, directed=True, seed=seed)
-    for node in range(len(features)):
-        network.add_node(node)
-        for neighbor, weight in zip(index[node], similarity[node], strict=True):
-            if neighbor != node and 1.0 - weight <= cutoff:
-                network.add_link(node, int(neighbor), float(weight))
-    found: dict[int, int] = network.run().modules()
-    modules = np.full(len(features), -1, dtype=np.int64)
-    for node, module in found.items():
-        modules[node] = module
+    sources = np.broadcast_to(np.arange(len(features))[:, None], index.shape)
+    linked = (index != sources) & (1.0 - similarity <= cutoff)
+    modules = partition(
+        len(features), sources[linked], index[linked], similarity[linked].astype(np.float64), seed
+    )
     small = np.bincount(modules[modules >= 0], minlength=1) < min_size
     modules[(modules >= 0) & small[modules]] = -1
     return modules

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from raid.ops.infomap_process import partition
 from raid.ops.modules import infomap_modules
 
 pytest.importorskip("infomap", reason="the extra raid[infomap] is not installed")
@@ -33,3 +34,17 @@ def test_the_same_seed_gives_the_same_modules():
     rows, _ = groups([10, 10, 10], noise=0.3)
     first = infomap_modules(rows, num_neighbors=8, cutoff=1.0, seed=3)
     np.testing.assert_array_equal(first, infomap_modules(rows, num_neighbors=8, cutoff=1.0, seed=3))
+
+
+def test_faiss_in_the_same_process_does_no_harm():
+    """Both are wrapped by SWIG: together in one process, Infomap crashes."""
+    import faiss
+
+    assert faiss.IndexFlatIP(4).ntotal == 0
+    rows, _ = groups([12, 9, 7])
+    assert infomap_modules(rows, num_neighbors=6).max() == 2
+
+
+def test_failure_of_infomap_is_told():
+    with pytest.raises(RuntimeError, match="infomap: "):
+        partition(2, np.array([0]), np.array([1]), np.array(["heavy"]), seed=1)
