@@ -1,56 +1,43 @@
 """What the paths are measured with."""
 
-import resource
-import threading
-from collections.abc import Callable
-from time import perf_counter, process_time
-from types import TracebackType
-from typing import TypeVar
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from threadpoolctl import threadpool_limits
 
 T = TypeVar("T")
-_GIB = 2**30
+Line = dict[str, Any]
 
 
-def timed(work: Callable[[], T]) -> tuple[T, float, float]:
-    """The result of `work`, its seconds and its CPU-seconds (of all threads of this process)."""
-    started, cpu = perf_counter(), process_time()
-    result = work()
-    return result, perf_counter() - started, process_time() - cpu
+@contextmanager
+def measuring() -> Iterator[Line]:
+    """Fill a dictionary with seconds, CPU-seconds of all threads, and how far resident memory rose at most."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    result: Line = {}
+    memory, started, cpu = memory_gib("VmRSS"), time.perf_counter(), time.process_time()
+    yield result
+    result |= {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+    result["peak_rss_gib"] = max(0.0, memory_gib("VmHWM") - memory)
 
 
-class PeakMemory:
-    """Watches the resident memory of the block, sampled every few milliseconds; `gib` is above its start."""
-
-    def __enter__(self) -> "PeakMemory":
-        self._start = self._peak = resident_bytes()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-        self._peak = max(self._peak, resident_bytes())
-
-    @property
-    def gib(self) -> float:
-        return (self._peak - self._start) / _GIB
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.005):
-            self._peak = max(self._peak, resident_bytes())
+def measured(work: Callable[[], T]) -> tuple[T, Line]:
+    """The result of `work` and what it took, see `measuring`."""
+    with measuring() as cost:
+        result = work()
+    return result, cost
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process that is its own: without files that are mapped."""
-    with open("/proc/self/status") as file:
-        fields = dict(line.split(":", 1) for line in file)
-    return 1024 * (int(fields["RssAnon"].split()[0]) + int(fields["RssShmem"].split()[0]))
+def memory_gib(field: str) -> float:
+    """A figure of /proc/self/status: VmRSS resident, VmHWM its peak, RssAnon without mapped files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 2**20
 
 
-def peak_so_far_gib() -> float:
-    """The largest resident memory of this process since it began, files that are mapped included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _GIB
+def limit(threads: int) -> None:
+    """Let this process use so many threads, ours and those of the peers."""
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)

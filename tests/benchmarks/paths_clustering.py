@@ -5,15 +5,12 @@ a fresh process for a true peak. Above `_LARGEST_PEER` rows a peer that needs al
 and is scaled by their square ("extrapolated").
 """
 
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-import torch
-from threadpoolctl import threadpool_limits
+from benchmarks.measure import limit, measured
 
 from raid.data import synthetic
 from raid.ops.dbscan import dbscan
@@ -138,29 +135,6 @@ def condensed(similarity: sp.csr_array) -> np.ndarray:
         distances[end + similarity.indices[start:stop][above] - row - 1] -= similarity.data[start:stop][above]
         end += count - row - 1
     return distances
-
-
-def limit(threads: int) -> None:
-    """Let this process use so many threads, ours and those of the peers."""
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
-
-
-def measured(function: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """Return what `function` returns, and what it took; memory is the peak above what was in use before."""
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    memory, cpu, start = _gib("VmRSS"), time.process_time(), time.perf_counter()
-    result = function()
-    return result, {
-        "seconds": time.perf_counter() - start,
-        "cpu_seconds": time.process_time() - cpu,
-        "peak_rss_gib": max(0.0, _gib("VmHWM") - memory),
-    }
-
-
-def _gib(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) / 2**20
 
 
 def _corner(similarity: sp.csr_array, count: int) -> sp.csr_array:

@@ -5,12 +5,12 @@ of one process run; run each in a process of its own for the memory.
 """
 
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from benchmarks import dense_reference
+from benchmarks.measure import measured, memory_gib
 from threadpoolctl import threadpool_limits
 
 from raid.data.synthetic import features
@@ -40,27 +40,14 @@ def person_features(num_rows, dim=2048, images=16, num_cameras=6):
     return made.features[:num_rows]
 
 
-def status_gib(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 2**20
-
-
-def measured(function):
-    """Return the result, and seconds, CPU-seconds and peak RSS above what was resident before, in GiB."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    before, wall, cpu = status_gib("VmRSS"), time.perf_counter(), time.process_time()
-    result = function()
-    cost = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-    return result, cost | {"peak_rss_gib": status_gib("VmHWM") - before}
-
-
-def record(path, rows, cost, reference=None):
+def record(path, rows, cost, reference=None, peer="dense numpy"):
     """Put a line together; `reference` is (CPU-seconds, whether scaled from fewer rows) or None."""
     line = {"path": path, "n": len(rows), "d": rows.shape[1], **cost}
     if reference is not None:
         seconds, extrapolated = reference
         ratio = seconds / cost["cpu_seconds"]
-        line |= {"reference_cpu_seconds": seconds, "ratio": ratio, "extrapolated": extrapolated}
+        line |= {"reference": peer, "reference_cpu_seconds": seconds, "ratio": ratio}
+        line |= {"extrapolated": extrapolated}
     return line
 
 
@@ -104,7 +91,7 @@ def bench_knn_faiss(num_rows, threads):
     rows = person_features(num_rows)
     warm_up(rows)
     _, cost = measured(lambda: knn(rows, rows, K1))
-    return record("knn_faiss", rows, cost, faiss_cost(rows))
+    return record("knn", rows, cost, faiss_cost(rows), "faiss IndexFlatIP")
 
 
 def bench_jaccard(num_rows, threads):
@@ -131,7 +118,8 @@ def bench_jaccard_faiss(num_rows, threads):
     _, ranks = knn(rows[:ranked], rows[:ranked], K1)
     seconds, extrapolated = dense_cost(rows, lambda x: dense_reference.jaccard_from_rank(x, ranks, K1, K2))
     search, search_extrapolated = faiss_cost(rows)
-    return record("jaccard_faiss", rows, cost, (seconds + search, extrapolated or search_extrapolated))
+    reference = seconds + search, extrapolated or search_extrapolated
+    return record("jaccard", rows, cost, reference, "dense numpy, search by faiss")
 
 
 def bench_jaccard_without_search(num_rows, threads):
@@ -188,11 +176,11 @@ def bench_jaccard_on_disk(num_rows, threads):
     rows = person_features(num_rows, dim=256, images=17, num_cameras=15)
     warm_up(rows)
     products, table, recall = approximate_knn(rows, K1, seed=0)
-    before = status_gib("RssAnon")
+    before = memory_gib("RssAnon")
     with tempfile.TemporaryDirectory() as folder:
         similarity, cost = measured(
             lambda: jaccard_from_neighbors(rows, table, products, k1=K1, k2=K2, folder=Path(folder))
         )
         cost |= {"recall": recall, "entries_a_row": similarity.nnz / len(rows)}
         np.add.reduce(similarity.data)  # mapped back: read once
-    return record("jaccard_on_disk", rows, cost | {"anonymous_gib": status_gib("RssAnon") - before})
+    return record("jaccard_on_disk", rows, cost | {"anonymous_gib": memory_gib("RssAnon") - before})

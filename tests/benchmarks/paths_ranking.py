@@ -5,13 +5,12 @@ a gallery of so many rows and a fifth as many queries. The published programs' C
 measured on another machine: they are beside the peers, which run in the same process.
 """
 
-import threading
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from benchmarks.dense_reference import cmc_ranking, rerank_dense
+from benchmarks.measure import measuring
 
 from raid.data.synthetic import features as simulated
 from raid.ops.ranking import rank, rank_blocks
@@ -33,7 +32,7 @@ def bench_ranking_alone(num_rows: int, threads: int) -> dict:
     num_peer = len(people.query) if num_rows <= 12_936 else min(_PEER_QUERIES, len(people.query))
     rank_blocks(people.distances(64), *people.labels(64))  # compiled
     clock = _Clock()
-    with _measured() as ours:
+    with measuring() as ours:
         ranking = rank_blocks(clock.left_out(people.distances()), *people.labels())
     labels, peer, at = people.labels(), 0.0, 0
     precisions = []
@@ -58,9 +57,9 @@ def bench_ranking_fused(num_rows: int, threads: int) -> dict:
     rank(*(values[:300] for values in arguments))  # compiled
     runs = []
     for _ in range(_REPEATS if num_rows <= 12_936 else 1):  # a few per cent apart, on a machine with noise
-        with _measured() as ours:
+        with measuring() as ours:
             rank(*arguments)
-        with _measured() as product:
+        with measuring() as product:
             for _ in people.distances():
                 pass
         runs.append((ours, product))
@@ -82,7 +81,7 @@ def bench_rerank(num_rows: int, threads: int) -> dict:
     for _ in rerank(people.query[:100], people.gallery[:400]):  # compiled
         pass
     checked = []
-    with _measured() as ours:
+    with measuring() as ours:
         for block in rerank(people.query, people.gallery):
             checked.append(block[:, :: 1 + len(people.query) // 50].copy())
     if num_rows > 12_936:
@@ -90,7 +89,7 @@ def bench_rerank(num_rows: int, threads: int) -> dict:
         line |= {"reference": "the product of all rows with all", "extrapolated": True}
         line["float32_floor_cpu_seconds"] = people.floor_seconds(line["reference_cpu_seconds"])
         return _with_ratio(line, None, "")
-    with _measured() as peer:
+    with measuring() as peer:
         dense = rerank_dense(people.query, people.gallery)
     wrong = np.abs(dense[:, :: 1 + len(people.query) // 50] - np.concatenate(checked)) > 1e-5
     line = people.line("re-ranking", ours, peer["cpu_seconds"], len(people.query))
@@ -117,7 +116,7 @@ def bench_refine(num_rows: int, threads: int) -> dict:
     readings = {}
     for referee in REFEREES:
         for coin in COINS:
-            with _measured() as taken:
+            with measuring() as taken:
                 refine_labels(**arrays, discard_probability=0.7, seed=0, epoch=0, referee=referee, coin=coin)
             readings[f"{referee}/{coin}"] = taken["cpu_seconds"]
     total = sum(readings.values())
@@ -177,7 +176,7 @@ class _People:
             "queries": self.num_queries,
             "d": _DIM,
             **ours,
-            "reference": "dense_reference",
+            "reference": "dense numpy",
             "reference_cpu_seconds": reference,
             "extrapolated": num_run < self.num_queries,
         }
@@ -207,30 +206,3 @@ class _Clock:
             if block is None:
                 return
             yield block
-
-
-@contextmanager
-def _measured():
-    """Fill a dictionary with seconds, CPU-seconds and the rise of resident memory of what is inside."""
-    result, done, before = {}, threading.Event(), _resident()
-    peak = [before]
-
-    def watch() -> None:
-        while not done.wait(0.005):
-            peak[0] = max(peak[0], _resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    begin, cpu = time.perf_counter(), time.process_time()
-    try:
-        yield result
-    finally:
-        result |= {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu}
-        done.set()
-        watcher.join()
-        result["peak_rss_gib"] = (max(peak[0], _resident()) - before) / 2**30
-
-
-def _resident() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096

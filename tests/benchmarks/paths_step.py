@@ -1,13 +1,12 @@
 """The clustering of an ICSR epoch as a whole: cluster, refine, score; on MSMT17's structure if it can."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measure import PeakMemory
+from benchmarks.measure import measured
 
 from raid.config import load
 from raid.data import synthetic
@@ -34,10 +33,7 @@ def bench_icsr_step(num_rows: int, threads: int) -> dict[str, Any]:
     few = np.random.default_rng(0).permutation(num_rows)[:600]  # the first call compiles
     small = load(IcsrConfig, overrides={"data.root": "none", "inter.num_clusters": 40})
     assign_labels(features[few], _samples(identities[few], cameras[few]), local[few], small, 0, None)
-    with PeakMemory() as memory:
-        started, cpu = time.perf_counter(), time.process_time()
-        made = assign_labels(features, train, local, config, 0, None)
-        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+    made, cost = measured(lambda: assign_labels(features, train, local, config, 0, None))
     shown = ("cluster/num", "cluster/coverage", "cluster/silhouette", "quality/refined/bcubed_f")
     return {
         "path": "icsr_step",
@@ -45,9 +41,7 @@ def bench_icsr_step(num_rows: int, threads: int) -> dict[str, Any]:
         "d": features.shape[1],
         "threads": threads,
         "structure": "msmt17" if num_rows == len(_published()) else "simulated",
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
-        "peak_rss_gib": memory.gib,
+        **cost,
         **{name: round(made.figures[name], 4) for name in shown},
     }
 

@@ -19,31 +19,28 @@ from pathlib import Path
 from typing import Any
 
 MARKET, MSMT17, MILLION = 12_936, 32_621, 1_000_000
+FOR_MANY = ("approximate_knn", "jaccard_large", "jaccard_on_disk")  # what a million rows are for
 Line = dict[str, Any]
+sys.path.insert(0, str(Path(__file__).parents[1]))  # `benchmarks` is found, however this is run
 
 
 def paths() -> dict[str, Any]:
     """Every benchmark by its name."""
-    import paths_clustering
-    import paths_neighbors
-    import paths_ranking
-    import paths_step
+    from benchmarks import paths_clustering, paths_neighbors, paths_ranking, paths_step
 
     found = {}
     for module in (paths_neighbors, paths_clustering, paths_ranking, paths_step):
-        found |= {
-            name.removeprefix("bench_"): path for name, path in vars(module).items() if "bench_" in name
-        }
-    return found
+        found |= {name: path for name, path in vars(module).items() if name.startswith("bench_")}
+    return {name.removeprefix("bench_"): path for name, path in found.items()}
 
 
 def plan(large: bool) -> list[tuple[str, int, int]]:
     """(path, rows, threads) of what is run."""
-    names = [name for name in paths() if not name.endswith("million")]
+    usual = [name for name in paths() if name not in FOR_MANY]
     if not large:
-        return [(name, MARKET, 1) for name in names]
-    return [(name, MSMT17, 1) for name in names] + [
-        (name, MILLION, 2) for name in paths() if name not in names
+        return [(name, MARKET, 1) for name in usual]
+    return [(name, MSMT17, 1) for name in usual] + [
+        (name, rows, 2) for rows in (10_000, 100_000, MILLION) for name in FOR_MANY
     ]
 
 
