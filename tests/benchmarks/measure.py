@@ -15,7 +15,7 @@ Line = dict[str, Any]
 
 @contextmanager
 def measuring() -> Iterator[Line]:
-    """Fill a dictionary with seconds, CPU-seconds of all threads, and how far resident memory rose at most."""
+    """Fill a dictionary with seconds, CPU-seconds of all threads, and the rise of resident memory."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     result: Line = {}
     memory, started, cpu = memory_gib("VmRSS"), time.perf_counter(), time.process_time()
