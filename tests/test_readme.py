@@ -21,6 +21,7 @@ SMALL = (
 RAID = f"""#!/bin/sh
 case "$1 $2" in
   "icsr --help") exec "{sys.executable}" -m raid "$@" ;;
+  "plan "*) exec "{sys.executable}" -m raid "$@" {SMALL} ;;
   "icsr "*) exec "{sys.executable}" -m raid "$@" --backend local {SMALL} ;;
   *) exec "{sys.executable}" -m raid "$@" ;;
 esac
@@ -69,10 +70,17 @@ def test_configuration(folder):
     assert "usage: raid icsr" in out
 
 
+def test_plan(folder):
+    (block,) = [block for block in blocks() if "raid plan" in block]
+    out = run(block, folder)
+    assert "32,621 training images of 15 cameras, 11,659 queries, 82,161 gallery images" in out
+    assert "4 workers of 1 threads" in out
+
+
 def test_every_block_is_run_by_a_test_or_is_a_make_target():
     text = (REPOSITORY / "README.md").read_text()
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
-    assert len(blocks()) == 2
+    assert len(blocks()) == 3
     for mark, block in re.findall(r"(<!-- .* -->)?\n```sh\n(.*?)```", text, re.DOTALL):
         if mark:
             assert (REPOSITORY / mark.split()[-2]).exists()

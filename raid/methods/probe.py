@@ -25,6 +25,7 @@ from raid.ops.neighbors import knn
 T = TypeVar("T")
 Ints = NDArray[np.int64]
 _CLUSTER_ROWS = (2000, 4000)
+_LARGEST_CLUSTER = 200  # of the probe: a set has several
 _CPU_BATCH = 16  # a processor takes so many images, or more, at one pace
 
 
@@ -121,7 +122,7 @@ def probe_clustering(config: IcsrConfig, *, dimensions: int, cluster_size: float
 
 
 def _cluster(neighbors: Neighbors, num_rows: int, dimensions: int, cluster_size: float) -> ClusterSpeed:
-    size = max(2, round(cluster_size))
+    size = min(max(2, round(cluster_size)), _LARGEST_CLUSTER)
     num_clusters = max(1, num_rows // size)
     simulated = synthetic.features(1, num_identities=num_clusters, images_per_identity=size, dim=dimensions)
     rows = simulated.features
