@@ -66,17 +66,18 @@ def test_every_state_of_the_sources_has_a_cache_of_its_own(tmp_path):
     assert _cache_folder(tmp_path) != before
 
 
-def test_code_is_found_in_that_cache_by_the_next_process():
-    program = (
-        "from raid.ops.linkage_chain import run_chain\n"
-        "from raid.ops.linkage import agglomerative\n"
-        "import numpy as np, scipy.sparse as sp\n"
-        "agglomerative(sp.csr_array(np.eye(4, dtype=np.float32)), num_clusters=4)\n"
-        "print(sum(run_chain.stats.cache_hits.values()), sum(run_chain.stats.cache_misses.values()))\n"
+def test_code_is_found_in_that_cache_by_the_next_process(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from raid.ops.compiled import compiled\n"
+        "@compiled\n"
+        "def double(value):\n"
+        "    return 2 * value\n"
+        "print(double(21), sum(double.stats.cache_hits.values()))\n"
     )
-    for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=250)
-    assert (done.returncode, done.stdout) == (0, "1 0\n"), done.stderr
+    for hits in (0, 1):
+        done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=200)
+        assert (done.returncode, done.stdout) == (0, f"42 {hits}\n"), done.stderr
 
 
 def test_without_a_place_for_the_cache_it_is_compiled_all_the_same(tmp_path, monkeypatch):
