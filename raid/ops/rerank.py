@@ -10,11 +10,12 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
+from raid.ops.blend import blend
 from raid.ops.nearest import Floats, Nearest, multiply
 from raid.ops.neighbors import Block, MapBlocks, row_blocks
 from raid.ops.ranking import query_and_gallery
+from raid.ops.reciprocal import expanded_weights, half_width, member_weights
 from raid.ops.rough import fast_nearest
-from raid.ops.zhong import blend, expanded, reciprocal_sets, weights
 
 _SET_ROWS = 4096  # rows whose sets one worker computes at a time
 _IN_FLIGHT = 8  # blocks of distances that `map_blocks` is given at once: what it may have to hold
@@ -94,7 +95,7 @@ class _Encoded:
 
     Attributes:
         features: (Q + G, D), the queries first.
-        queries: (Q, N) V of the queries.
+        queries: (Q, N) V of the queries, as `member_weights` gives it.
         columns: (G, N) V of the gallery, by columns.
         scales: (Q,), see `_scales`.
     """
@@ -126,23 +127,22 @@ def _encode(
     features: Floats, table: Nearest, num_queries: int, k1: int, k2: int, map_blocks: MapBlocks
 ) -> _Encoded:
     """Compute V of the queries and of the gallery."""
-    blocks = row_blocks(len(features), _SET_ROWS)
-    sets = reciprocal_sets(table.index[:, : k1 + 1])
-    half = reciprocal_sets(table.index[:, : int(np.around(k1 / 2)) + 1])
+    width = table.index.shape[1]  # of small sets less than is asked for
     scales = _scales(table.least)
-    weigh = partial(
-        weights,
-        features=features,
-        index=table.index,
-        similarity=table.similarity,
+    matrix = member_weights(
+        features,
+        table.index,
+        table.similarity,
+        width=min(k1 + 1, width),
+        half=min(half_width(k1), width),
         scales=scales,
-        sets=sets,
-        half=half,
+        block_rows=_SET_ROWS,
+        map_blocks=map_blocks,
     )
-    matrix = sp.csr_array(sp.vstack(list(map_blocks(weigh, blocks)), format="csr"))
     if k2 > 1:
-        expand = partial(expanded, matrix=matrix, index=np.ascontiguousarray(table.index[:, :k2]))
-        matrix = sp.csr_array(sp.vstack(list(map_blocks(expand, blocks)), format="csr"))
+        matrix = expanded_weights(
+            matrix, table.index, min(k2, width), block_rows=_SET_ROWS, map_blocks=map_blocks
+        )
     columns = sp.csc_array(matrix[num_queries:])
     return _Encoded(features, matrix[:num_queries], columns, scales[:num_queries])
 
