@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from numpy.typing import NDArray
 
 from raid.ops.blend import blend
-from raid.ops.nearest import Floats, Nearest, multiply
-from raid.ops.neighbors import Block, MapBlocks, row_blocks
+from raid.ops.neighbors import Block, MapBlocks, Nearest, row_blocks, similarity_rows
 from raid.ops.ranking import query_and_gallery
 from raid.ops.reciprocal import expanded_weights, half_width, member_weights
 from raid.ops.rough import fast_nearest
@@ -32,7 +30,7 @@ def rerank(
     weight: float = 0.3,
     block_rows: int = 512,
     map_blocks: MapBlocks = map,
-) -> Iterator[Floats]:
+) -> Iterator[NDArray[np.float32]]:
     """Yield the re-ranked distances of the queries to the gallery, block of rows by block of rows.
 
     distance = (1 - weight) * Jaccard + weight * d, smaller = nearer; `raid.ops.ranking.rank_blocks` scores
@@ -80,7 +78,7 @@ def rerank(
     features = np.concatenate(query_and_gallery(query_features, gallery_features))
     blocks = row_blocks(len(query_features), block_rows)
 
-    def distances() -> Iterator[Floats]:
+    def distances() -> Iterator[NDArray[np.float32]]:
         if blocks:
             width = min(max(k1 + 1, k2), len(features))
             table = fast_nearest(features, width, map_blocks=map_blocks)
@@ -100,21 +98,21 @@ class _Encoded:
         scales: (Q,), see `_scales`.
     """
 
-    features: Floats
+    features: NDArray[np.float32]
     queries: sp.csr_array
     columns: sp.csc_array
-    scales: Floats
+    scales: NDArray[np.float32]
 
 
 def _distances(
-    features: Floats,
+    features: NDArray[np.float32],
     table: Nearest,
     blocks: list[Block],
     k1: int,
     k2: int,
     weight: float,
     map_blocks: MapBlocks,
-) -> Iterator[Floats]:
+) -> Iterator[NDArray[np.float32]]:
     """Yield the distances, from a table of neighbours and the least similarities of all rows."""
     num_queries = blocks[-1][1]
     encoded = _encode(features, table, num_queries, k1, k2, map_blocks)
@@ -124,7 +122,7 @@ def _distances(
 
 
 def _encode(
-    features: Floats, table: Nearest, num_queries: int, k1: int, k2: int, map_blocks: MapBlocks
+    features: NDArray[np.float32], table: Nearest, num_queries: int, k1: int, k2: int, map_blocks: MapBlocks
 ) -> _Encoded:
     """Compute V of the queries and of the gallery."""
     width = table.index.shape[1]  # of small sets less than is asked for
@@ -147,18 +145,16 @@ def _encode(
     return _Encoded(features, matrix[:num_queries], columns, scales[:num_queries])
 
 
-def _scales(least: Floats) -> Floats:
+def _scales(least: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return what makes 1 - s into d: one over its largest value in each row; 0 where all rows are alike."""
     farthest = 1.0 - least
     apart = farthest > _ALIKE
     return np.where(apart, 1.0 / np.where(apart, farthest, 1.0), 0.0).astype(np.float32)
 
 
-def _block(block: Block, encoded: _Encoded, weight: float) -> Floats:
+def _block(block: Block, encoded: _Encoded, weight: float) -> NDArray[np.float32]:
     num_queries = encoded.queries.shape[0]
-    gallery = encoded.features[num_queries:]
-    products = torch.empty((block[1] - block[0], len(gallery)))
-    multiply(encoded.features[slice(*block)], gallery, products)
-    distances = products.numpy()
+    queries, gallery = encoded.features[:num_queries], encoded.features[num_queries:]
+    distances = similarity_rows(block, queries, gallery).numpy()
     blend(distances, block[0], encoded.queries, encoded.columns, encoded.scales, weight)
     return distances
