@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from raid.ops.compiled import compiled, over_rows
 from raid.ops.neighbors import Block, MapBlocks, as_features, knn, row_blocks
-from raid.ops.reciprocal import ONE, expanded_weights, member_weights
+from raid.ops.reciprocal import ONE, expanded_weights, half_width, member_weights
 from raid.ops.sparse_rows import Rows, assemble
 
 _GROUP_BITS = 3
@@ -105,7 +105,15 @@ def jaccard_from_neighbors(
     table: NDArray[np.int32] = np.ascontiguousarray(neighbors, dtype=np.int32)
     if products is not None:
         products = np.ascontiguousarray(products, dtype=np.float32)
-    weights = member_weights(features, table, products, k1, block_rows=block_rows, map_blocks=map_blocks)
+    weights = member_weights(
+        features,
+        table,
+        products,
+        width=k1,
+        half=half_width(k1),
+        block_rows=block_rows,
+        map_blocks=map_blocks,
+    )
     if k2 > 1:
         weights = expanded_weights(weights, table, k2, block_rows=block_rows, map_blocks=map_blocks)
     by_column = weights.tocsc()

@@ -1,9 +1,10 @@
-"""Exact nearest neighbours by dot product, block by block."""
+"""Exact nearest neighbours by dot product, block by block; of a set in itself each product once."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +19,10 @@ Block = tuple[int, int]
 MapBlocks = Callable[[Callable[[Block], Any], Iterable[Block]], Iterable[Any]]
 
 
+T = TypeVar("T")
+
 _SLICE = 1024  # dimensions multiplied at a time
+_TILE_COLUMNS = 1024  # of products at a time: read from the cache after they have been written
 
 
 def row_blocks(num_rows: int, block_rows: int) -> list[Block]:
@@ -38,7 +42,7 @@ def similarity_rows(block: Block, queries: NDArray[np.float32], gallery: NDArray
     return as_tensor(queries[start:stop]) @ as_tensor(gallery).T
 
 
-def as_tensor(rows: NDArray[np.float32]) -> torch.Tensor:
+def as_tensor(rows: NDArray[Any]) -> torch.Tensor:
     """Return a tensor over the memory of `rows`, which is only read."""
     with warnings.catch_warnings():
         # Arrays that come from a shared store are read-only; torch warns, and we only read.
@@ -46,8 +50,15 @@ def as_tensor(rows: NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(rows)
 
 
-def as_slices(rows: NDArray[np.float32]) -> list[torch.Tensor]:
-    """Return the columns of a block of rows, a few at a time, in the form that `products` multiplies."""
+def as_slices(rows: NDArray[Any]) -> list[torch.Tensor]:
+    """Return the columns of a block of rows, a few at a time, in the form that `products` multiplies.
+
+    Args:
+        rows: (R, D) float32, or the bits of bfloat16 as int16 (numpy has no such type): these in one piece,
+            as a sum of products is rounded to bfloat16.
+    """
+    if rows.dtype == np.int16:
+        return [as_tensor(rows).view(torch.bfloat16)]
     slices = [rows[:, start : start + _SLICE] for start in range(0, max(1, rows.shape[1]), _SLICE)]
     tensors = [as_tensor(np.ascontiguousarray(part)) for part in slices]
     return [part.to_mkldnn() for part in tensors] if torch.backends.mkldnn.is_available() else tensors
@@ -56,14 +67,15 @@ def as_slices(rows: NDArray[np.float32]) -> list[torch.Tensor]:
 def products(left: list[torch.Tensor], right: list[torch.Tensor]) -> NDArray[np.float32]:
     """Return the dot products (L, R) float32 of two blocks of rows, given `as_slices`.
 
-    An entry's bits depend on its two rows alone, not on their places, nor on the other rows or the number
-    of threads: exact duplicates tie. oneDNN holds to that (numpy's OpenBLAS does not) and has AVX-512 for
-    every make of CPU (MKL for Intel's). It adds up in one long chain: in slices, the error is half.
+    In float32 an entry's bits depend on its two rows alone, not on their places, nor on the other rows or
+    the number of threads: exact duplicates tie. oneDNN holds to that (numpy's OpenBLAS does not) and has
+    AVX-512 for every make of CPU (MKL for Intel's). It adds up in one long chain: in slices, the error is
+    half.
     """
     total = torch.nn.functional.linear(left[0], right[0])
     for one, other in zip(left[1:], right[1:], strict=True):
         total += torch.nn.functional.linear(one, other)
-    return (total.to_dense() if total.is_mkldnn else total).numpy()
+    return (total.to_dense() if total.is_mkldnn else total.float()).numpy()
 
 
 def as_features(features: NDArray[Any], name: str = "features") -> NDArray[np.float32]:
@@ -120,8 +132,7 @@ def knn(
         on_gpu = partial(_in_index, queries=queries, gallery=gallery, k=k, search=gpu_search(gallery, k))
         values, index = _stacked(map(on_gpu, blocks), blocks, k)
     elif same:
-        search = partial(_among_themselves, features=gallery, k=k, block_rows=block_rows)
-        values, index = _merged(map_blocks(search, blocks), blocks, len(gallery), k)
+        [(values, index)] = search_itself(gallery, (k,), block_rows=block_rows, map_blocks=map_blocks)
     else:
         look_up = partial(_in_gallery, queries=queries, gallery=gallery, k=k, block_rows=block_rows)
         values, index = _stacked(map_blocks(look_up, blocks), blocks, k)
@@ -130,14 +141,113 @@ def knn(
     return values, index.astype(np.int64)
 
 
+@dataclass(frozen=True)
+class Nearest:
+    """What one pass over all products of N rows keeps.
+
+    Attributes:
+        index: (N, k) int32, the k rows with the largest dot product, itself among them, nearest first; equal
+            ones by index.
+        similarity: (N, k) float32, their dot products.
+        least: (N,) float32, the smallest dot product with any row.
+    """
+
+    index: NDArray[np.int32]
+    similarity: NDArray[np.float32]
+    least: NDArray[np.float32]
+
+
+def knn_and_least(
+    features: NDArray[np.float32], k: int, *, block_rows: int = 1024, map_blocks: MapBlocks = map
+) -> Nearest:
+    """Find the neighbours that `knn` finds of `features` in themselves, and the least similarity of each row.
+
+    Args:
+        features: (N, D) contiguous, finite rows: not checked.
+        k: 1 to N, not checked.
+        block_rows: as in `knn`.
+        map_blocks: as in `knn`; a GPU is not used.
+
+    Memory: that of `knn`, and 12 bytes a row more for each block whose result waits.
+    """
+    near, far = search_itself(features, (k, 1), block_rows=block_rows, map_blocks=map_blocks)
+    return Nearest(near[1], near[0], -far[0][:, 0])
+
+
+def search_itself(
+    features: NDArray[Any], widths: tuple[int, ...], *, block_rows: int, map_blocks: MapBlocks
+) -> list[Best]:
+    """Return the largest products of every row with all rows, and the largest negated ones if asked for.
+
+    Args:
+        features: (N, D), of a type that `as_slices` takes.
+        widths: how many of the products, and of the negated ones, each 1 to N.
+        block_rows: rows per block.
+        map_blocks: what runs the blocks.
+    """
+    found = [nothing_yet(len(features), width) for width in widths]
+    search = partial(_among_themselves, features=features, widths=widths, block_rows=block_rows)
+    blocks = row_blocks(len(features), block_rows)
+    # In the order of the blocks, for ties.
+    for (start, stop), tables in zip(blocks, map_blocks(search, blocks), strict=True):
+        for (values, index), (own, others) in zip(found, tables, strict=True):
+            merge((values[start:stop], index[start:stop]), own)
+            merge((values[stop:], index[stop:]), others)
+    return found
+
+
+def search_gallery(
+    rows: NDArray[np.float32], gallery: NDArray[np.float32], widths: tuple[int, ...], *, block_rows: int
+) -> list[Best]:
+    """Return what `search_itself` does, of a few rows with a gallery."""
+    found = [nothing_yet(len(rows), width) for width in widths]
+    for (first, _), tile in _tiles(rows, gallery, row_blocks(len(gallery), block_rows)):
+        for best in _with_signs(tile, found):
+            take_rows(tile, first, best)
+    return found
+
+
+def _among_themselves(
+    block: Block, features: NDArray[Any], widths: tuple[int, ...], block_rows: int
+) -> list[tuple[Best, Best]]:
+    """Return the best from row `start` on for the rows of one block, and the best of the block for all after.
+
+    The rows before the block have met it in their own blocks.
+    """
+    start, stop = block
+    num_after = len(features) - stop
+    tables = [
+        (nothing_yet(stop - start, width), nothing_yet(num_after, min(width, stop - start)))
+        for width in widths
+    ]
+    width = min(block_rows, _TILE_COLUMNS)
+    columns = [*_pieces(start, stop, width), *_pieces(stop, len(features), width)]
+    for (first, last), tile in _tiles(features[start:stop], features, columns):
+        for own, (values, index) in _with_signs(tile, tables):
+            take_rows(tile, first, own)
+            if first >= stop:
+                of_columns = slice(first - stop, last - stop)
+                take_columns(tile, start, (values[of_columns], index[of_columns]))
+    return tables
+
+
+def _pieces(start: int, stop: int, width: int) -> list[Block]:
+    return [(start + first, start + last) for first, last in row_blocks(stop - start, width)]
+
+
+def _with_signs(tile: NDArray[np.float32], tables: list[T]) -> Iterator[T]:
+    """Yield the first of the tables with the tile as it is, the second with the tile negated in place."""
+    for number, table in enumerate(tables):
+        if number > 0:
+            torch.from_numpy(tile).neg_()  # on all threads
+        yield table
+
+
 def _in_gallery(
     block: Block, queries: NDArray[np.float32], gallery: NDArray[np.float32], k: int, block_rows: int
 ) -> Best:
     """Return the best of the whole gallery for the queries of one block."""
-    start, stop = block
-    best = nothing_yet(stop - start, k)
-    for columns, tile in _tiles(queries[start:stop], gallery, row_blocks(len(gallery), block_rows)):
-        take_rows(tile, columns[0], best)
+    [best] = search_gallery(queries[slice(*block)], gallery, (k,), block_rows=block_rows)
     return best
 
 
@@ -154,43 +264,13 @@ def _in_index(
     )
 
 
-def _among_themselves(
-    block: Block, features: NDArray[np.float32], k: int, block_rows: int
-) -> tuple[Best, Best]:
-    """Return the best from row `start` on for the rows of one block, and the best of the block for all after.
-
-    The rows before the block have met it in their own blocks.
-    """
-    start, stop = block
-    own = nothing_yet(stop - start, k)
-    others = nothing_yet(len(features) - stop, min(k, stop - start))
-    for (first, last), tile in _tiles(
-        features[start:stop], features, row_blocks(len(features), block_rows)[start // block_rows :]
-    ):
-        take_rows(tile, first, own)
-        if first >= stop:
-            take_columns(
-                tile, start, (others[0][first - stop : last - stop], others[1][first - stop : last - stop])
-            )
-    return own, others
-
-
 def _tiles(
-    rows: NDArray[np.float32], gallery: NDArray[np.float32], columns: list[Block]
+    rows: NDArray[Any], gallery: NDArray[Any], columns: list[Block]
 ) -> Iterator[tuple[Block, NDArray[np.float32]]]:
     """Yield the products of `rows` with each block of the gallery."""
     left = as_slices(rows)
     for first, last in columns:
         yield (first, last), products(left, as_slices(gallery[first:last]))
-
-
-def _merged(parts: Iterable[tuple[Best, Best]], blocks: list[Block], num_rows: int, k: int) -> Best:
-    """Put the results of `_among_themselves` together, in the order of the blocks, for ties."""
-    values, index = nothing_yet(num_rows, k)
-    for (start, stop), (own, others) in zip(blocks, parts, strict=True):
-        merge((values[start:stop], index[start:stop]), own)
-        merge((values[stop:], index[stop:]), others)
-    return values, index
 
 
 def _stacked(parts: Iterable[Best], blocks: list[Block], k: int) -> Best:

@@ -18,6 +18,12 @@ _CHUNK_ROWS = 256
 _GROUP = 8  # neighbouring columns that share a mark "touched"
 
 
+def half_width(k1: int) -> int:
+    """Return how many columns of the lists the half sets of Zhong et al. are made of, 1 to `k1`."""
+    # np.around rounds halves to even: k1 = 5 gives 2 + 1 columns, k1 = 6 gives 3 + 1, k1 = 7 gives 4 + 1.
+    return int(np.around(k1 / 2)) + 1
+
+
 def reciprocal_table(neighbors: NDArray[np.int32], width: int) -> NDArray[np.int32]:
     """Return the k-reciprocal neighbours for k = `width`: j of row i where each lists the other.
 
@@ -57,36 +63,43 @@ def member_weights(
     features: NDArray[np.float32],
     neighbors: NDArray[np.int32],
     similarity: NDArray[np.float32] | None,
-    k1: int,
     *,
+    width: int,
+    half: int,
+    scales: NDArray[np.float32] | None = None,
     block_rows: int,
     map_blocks: MapBlocks,
 ) -> sp.csr_array:
-    """Return V: for each sample the softmax of -(squared distance) over its expanded reciprocal set.
+    """Return V: for each sample the softmax of -scale (1 - s) over its expanded reciprocal set.
 
     The set R(i) is expanded by R_half(q) of each q in R(i) more than 2/3 of which lie in R(i).
 
     Args:
         features: (N, D) unit rows.
         neighbors: (N, K) indices, nearest first, self included.
-        similarity: (N, K) dot products of the table; None to compute those that are needed.
-        k1: width of the lists, at most K.
+        similarity: (N, K) dot products s of the table; None to compute those that are needed.
+        width: columns of the lists that R is made of, at most K.
+        half: columns of the lists that R_half is made of, at most K.
+        scales: (N,) of each row; None for 2, with which it is the softmax of -(squared distance).
         block_rows: rows per block.
         map_blocks: what runs the blocks.
 
     Returns:
         (N, N) CSR int32 in units of 1 / ONE, columns rising. A sample that is not in its own reciprocal
         set may have an empty row.
+
+    Memory: the result, at worst N * width * (1 + half) entries of 8 bytes, and before it is cut to size
+    that much of 256 rows on each thread, beside 5 bytes a row of all; both tables of R, N * (width + half)
+    * 4 bytes.
     """
-    # np.around rounds halves to even: k1 = 5 gives 2 + 1 columns, k1 = 6 gives 3 + 1, k1 = 7 gives 4 + 1.
-    half = reciprocal_table(neighbors, int(np.around(k1 / 2)) + 1)
     weigh = partial(
         _member_weights_block,
         features=features,
         neighbors=neighbors,
         similarity=similarity,
-        reciprocal=reciprocal_table(neighbors, k1),
-        half=half,
+        scales=np.full(len(features), 2, np.float32) if scales is None else scales,
+        reciprocal=reciprocal_table(neighbors, width),
+        half=reciprocal_table(neighbors, half),
     )
     return assemble(map_blocks(weigh, row_blocks(len(features), block_rows)), len(features))
 
@@ -96,6 +109,7 @@ def _member_weights_block(
     features: NDArray[np.float32],
     neighbors: NDArray[np.int32],
     similarity: NDArray[np.float32] | None,
+    scales: NDArray[np.float32],
     reciprocal: NDArray[np.int32],
     half: NDArray[np.int32],
 ) -> list[Rows]:
@@ -103,7 +117,9 @@ def _member_weights_block(
         neighbors, similarity = neighbors[:, :0], np.empty((len(features), 0), np.float32)
     known, products = neighbors, similarity
     return over_rows(
-        lambda first, last: _member_weights_rows(features, known, products, reciprocal, half, first, last),
+        lambda first, last: _member_weights_rows(
+            features, known, products, scales, reciprocal, half, first, last
+        ),
         *block,
         chunk_rows=_CHUNK_ROWS,
     )
@@ -114,6 +130,7 @@ def _member_weights_rows(
     features: NDArray[np.float32],
     known: NDArray[np.int32],
     products: NDArray[np.float32],
+    scales: NDArray[np.float32],
     reciprocal: NDArray[np.int32],
     half: NDArray[np.int32],
     first: int,
@@ -140,7 +157,7 @@ def _member_weights_rows(
                 product = products[row, place[member]]
             else:
                 product = np.dot(features[row], features[member])
-            logits[at] = 2.0 * product - 2.0
+            logits[at] = scales[row] * (product - 1.0)
         for at in range(known.shape[1]):
             place[known[row, at]] = -1
         _softmax(logits[:size], weights[used : used + size])

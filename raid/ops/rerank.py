@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from numpy.typing import NDArray
 
-from raid.ops.nearest import Floats, Nearest, multiply
-from raid.ops.neighbors import Block, MapBlocks, row_blocks
+from raid.ops.blend import blend
+from raid.ops.neighbors import Block, MapBlocks, Nearest, row_blocks, similarity_rows
 from raid.ops.ranking import query_and_gallery
+from raid.ops.reciprocal import expanded_weights, half_width, member_weights
 from raid.ops.rough import fast_nearest
-from raid.ops.zhong import blend, expanded, reciprocal_sets, weights
 
 _SET_ROWS = 4096  # rows whose sets one worker computes at a time
 _IN_FLIGHT = 8  # blocks of distances that `map_blocks` is given at once: what it may have to hold
@@ -31,7 +30,7 @@ def rerank(
     weight: float = 0.3,
     block_rows: int = 512,
     map_blocks: MapBlocks = map,
-) -> Iterator[Floats]:
+) -> Iterator[NDArray[np.float32]]:
     """Yield the re-ranked distances of the queries to the gallery, block of rows by block of rows.
 
     distance = (1 - weight) * Jaccard + weight * d, smaller = nearer; `raid.ops.ranking.rank_blocks` scores
@@ -79,7 +78,7 @@ def rerank(
     features = np.concatenate(query_and_gallery(query_features, gallery_features))
     blocks = row_blocks(len(query_features), block_rows)
 
-    def distances() -> Iterator[Floats]:
+    def distances() -> Iterator[NDArray[np.float32]]:
         if blocks:
             width = min(max(k1 + 1, k2), len(features))
             table = fast_nearest(features, width, map_blocks=map_blocks)
@@ -94,26 +93,26 @@ class _Encoded:
 
     Attributes:
         features: (Q + G, D), the queries first.
-        queries: (Q, N) V of the queries.
+        queries: (Q, N) V of the queries, as `member_weights` gives it.
         columns: (G, N) V of the gallery, by columns.
         scales: (Q,), see `_scales`.
     """
 
-    features: Floats
+    features: NDArray[np.float32]
     queries: sp.csr_array
     columns: sp.csc_array
-    scales: Floats
+    scales: NDArray[np.float32]
 
 
 def _distances(
-    features: Floats,
+    features: NDArray[np.float32],
     table: Nearest,
     blocks: list[Block],
     k1: int,
     k2: int,
     weight: float,
     map_blocks: MapBlocks,
-) -> Iterator[Floats]:
+) -> Iterator[NDArray[np.float32]]:
     """Yield the distances, from a table of neighbours and the least similarities of all rows."""
     num_queries = blocks[-1][1]
     encoded = _encode(features, table, num_queries, k1, k2, map_blocks)
@@ -123,42 +122,39 @@ def _distances(
 
 
 def _encode(
-    features: Floats, table: Nearest, num_queries: int, k1: int, k2: int, map_blocks: MapBlocks
+    features: NDArray[np.float32], table: Nearest, num_queries: int, k1: int, k2: int, map_blocks: MapBlocks
 ) -> _Encoded:
     """Compute V of the queries and of the gallery."""
-    blocks = row_blocks(len(features), _SET_ROWS)
-    sets = reciprocal_sets(table.index[:, : k1 + 1])
-    half = reciprocal_sets(table.index[:, : int(np.around(k1 / 2)) + 1])
+    width = table.index.shape[1]  # of small sets less than is asked for
     scales = _scales(table.least)
-    weigh = partial(
-        weights,
-        features=features,
-        index=table.index,
-        similarity=table.similarity,
+    matrix = member_weights(
+        features,
+        table.index,
+        table.similarity,
+        width=min(k1 + 1, width),
+        half=min(half_width(k1), width),
         scales=scales,
-        sets=sets,
-        half=half,
+        block_rows=_SET_ROWS,
+        map_blocks=map_blocks,
     )
-    matrix = sp.csr_array(sp.vstack(list(map_blocks(weigh, blocks)), format="csr"))
     if k2 > 1:
-        expand = partial(expanded, matrix=matrix, index=np.ascontiguousarray(table.index[:, :k2]))
-        matrix = sp.csr_array(sp.vstack(list(map_blocks(expand, blocks)), format="csr"))
+        matrix = expanded_weights(
+            matrix, table.index, min(k2, width), block_rows=_SET_ROWS, map_blocks=map_blocks
+        )
     columns = sp.csc_array(matrix[num_queries:])
     return _Encoded(features, matrix[:num_queries], columns, scales[:num_queries])
 
 
-def _scales(least: Floats) -> Floats:
+def _scales(least: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return what makes 1 - s into d: one over its largest value in each row; 0 where all rows are alike."""
     farthest = 1.0 - least
     apart = farthest > _ALIKE
     return np.where(apart, 1.0 / np.where(apart, farthest, 1.0), 0.0).astype(np.float32)
 
 
-def _block(block: Block, encoded: _Encoded, weight: float) -> Floats:
+def _block(block: Block, encoded: _Encoded, weight: float) -> NDArray[np.float32]:
     num_queries = encoded.queries.shape[0]
-    gallery = encoded.features[num_queries:]
-    products = torch.empty((block[1] - block[0], len(gallery)))
-    multiply(encoded.features[slice(*block)], gallery, products)
-    distances = products.numpy()
+    queries, gallery = encoded.features[:num_queries], encoded.features[num_queries:]
+    distances = similarity_rows(block, queries, gallery).numpy()
     blend(distances, block[0], encoded.queries, encoded.columns, encoded.scales, weight)
     return distances

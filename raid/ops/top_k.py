@@ -1,5 +1,7 @@
 """Keep the `k` best of many values a row, as they come: largest first, equal ones by lowest index."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,8 @@ from raid.ops.compiled import compiled, over_rows
 Best = tuple[NDArray[np.float32], NDArray[np.int32]]
 
 _CHUNK_ROWS = 128
-_LANES = 16  # values compared with the threshold at a time; nearly always none of them passes
+_LOOK = 64  # values compared with the threshold at a time; nearly always none of them passes
+_LANES = 16  # the same in lists, of which some pass more often
 
 
 def nothing_yet(num_rows: int, k: int) -> Best:
@@ -94,19 +97,16 @@ def _take_rows(
     first: int,
     last: int,
 ) -> None:
-    num_columns = tile.shape[1]
     for row in range(first, last):
+        of_row = tile[row]
         threshold = values[row, -1]
-        for start in range(0, num_columns, _LANES):
-            if start + _LANES <= num_columns:
-                above = 0
-                for lane in range(_LANES):  # an integer sum: compiled to one compare of a vector
-                    above += tile[row, start + lane] > threshold
-                if above == 0:
-                    continue
-            for column in range(start, min(start + _LANES, num_columns)):
-                if tile[row, column] > threshold:
-                    insert(values[row], index[row], tile[row, column], first_column + column)
+        for start in range(0, of_row.size, _LOOK):
+            stop = min(start + _LOOK, of_row.size)
+            if _num_above(of_row[start:stop], threshold) == 0:
+                continue
+            for column in range(start, stop):
+                if of_row[column] > threshold:
+                    insert(values[row], index[row], of_row[column], first_column + column)
                     threshold = values[row, -1]
 
 
@@ -119,19 +119,33 @@ def _take_columns(
     first: int,
     last: int,
 ) -> None:
-    thresholds = values[:, -1].copy()
+    thresholds = values[first:last, -1].copy()
     for row in range(len(tile)):
-        for start in range(first, last, _LANES):
-            if start + _LANES <= last:
-                above = 0
-                for lane in range(_LANES):
-                    above += tile[row, start + lane] > thresholds[start + lane]
-                if above == 0:
-                    continue
-            for column in range(start, min(start + _LANES, last)):
-                if tile[row, column] > thresholds[column]:
-                    insert(values[column], index[column], tile[row, column], first_row + row)
-                    thresholds[column] = values[column, -1]
+        of_row = tile[row, first:last]
+        for start in range(0, of_row.size, _LOOK):
+            stop = min(start + _LOOK, of_row.size)
+            if _num_above_each(of_row[start:stop], thresholds[start:stop]) == 0:
+                continue
+            for place in range(start, stop):
+                if of_row[place] > thresholds[place]:
+                    insert(values[first + place], index[first + place], of_row[place], first_row + row)
+                    thresholds[place] = values[first + place, -1]
+
+
+@compiled
+def _num_above(values: NDArray[np.float32], threshold: float) -> Any:
+    num = np.uint32(0)  # as wide as a value: compiled to compares and sums of whole vectors
+    for place in range(values.size):
+        num += np.uint32(values[place] > threshold)
+    return num
+
+
+@compiled
+def _num_above_each(values: NDArray[np.float32], thresholds: NDArray[np.float32]) -> Any:
+    num = np.uint32(0)
+    for place in range(values.size):
+        num += np.uint32(values[place] > thresholds[place])
+    return num
 
 
 @compiled

@@ -7,7 +7,7 @@ from benchmarks.dense_reference import rerank_dense
 
 from raid.data.synthetic import features as simulated
 from raid.ops import rerank as module
-from raid.ops.nearest import nearest
+from raid.ops.neighbors import knn_and_least
 from raid.ops.ranking import rank, rank_blocks
 from raid.ops.rerank import rerank
 
@@ -28,7 +28,7 @@ def whole(*arguments, **options):
 def test_equals_the_dense_reference_given_the_same_neighbours(k1, k2, weight):
     query, gallery = problem(k1)
     options = {"k1": k1, "k2": k2, "weight": weight}
-    table = nearest(np.concatenate([query, gallery]), max(k1 + 1, k2))
+    table = knn_and_least(np.concatenate([query, gallery]), max(k1 + 1, k2))
     expected = rerank_dense(query, gallery, rank=table.index.astype(np.int64), **options)
     distances = whole(query, gallery, **options, block_rows=25)
     assert distances.dtype == np.float32
@@ -45,7 +45,7 @@ def test_equals_the_dense_reference_with_neighbours_of_its_own():
 def test_ties_and_duplicates_equal_the_dense_reference():
     rng = np.random.default_rng(0)
     corners = (rng.integers(0, 2, (200, 4)) - 0.5).astype(np.float32)  # unit rows, products exact
-    table = nearest(corners, 21)
+    table = knn_and_least(corners, 21)
     expected = rerank_dense(corners[:50], corners[50:], rank=table.index.astype(np.int64))
     np.testing.assert_allclose(whole(corners[:50], corners[50:]), expected, rtol=0, atol=1e-6)
 

@@ -3,9 +3,8 @@ import pytest
 import torch
 
 from raid.data.synthetic import features as simulated
-from raid.ops import nearest as nearest_module
-from raid.ops import rough
-from raid.ops.nearest import nearest
+from raid.ops import neighbors, rough
+from raid.ops.neighbors import knn_and_least
 from raid.ops.rough import fast_nearest
 
 
@@ -15,8 +14,8 @@ def small_and_rough(monkeypatch):
     monkeypatch.setattr(rough, "_FROM_ROWS", 1)
     monkeypatch.setattr(rough, "_BLOCK_ROWS", 70)
     monkeypatch.setattr(rough, "is_fast", lambda: True)
-    monkeypatch.setattr(nearest_module, "_STRIP_ROWS", 200)
-    monkeypatch.setattr(nearest_module, "_TILE_COLUMNS", 150)
+    monkeypatch.setattr(rough, "_SEARCH_ROWS", 200)
+    monkeypatch.setattr(neighbors, "_TILE_COLUMNS", 150)
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ def test_values_that_bfloat16_cannot_tell_apart(searched):
     base = np.random.default_rng(1).standard_normal(64)
     noise = np.random.default_rng(2).standard_normal((300, 64))
     features = (base + 1e-4 * noise).astype(np.float32)
-    exact = nearest(features, 5)
+    exact = knn_and_least(features, 5)
     found = fast_nearest(features, 5)
     np.testing.assert_allclose(found.similarity, exact.similarity, rtol=1e-6)
     np.testing.assert_allclose(found.least, exact.least, rtol=1e-6)
@@ -95,4 +94,4 @@ def test_read_only_features():
 def test_elsewhere_it_is_the_plain_search(monkeypatch):
     monkeypatch.setattr(rough, "is_fast", lambda: False)
     people = simulated(3, num_identities=20, images_per_identity=12, dim=64).features
-    np.testing.assert_array_equal(fast_nearest(people, 5).similarity, nearest(people, 5).similarity)
+    np.testing.assert_array_equal(fast_nearest(people, 5).similarity, knn_and_least(people, 5).similarity)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-import raid.ops.nearest
-from raid.ops.nearest import nearest
+from raid.ops import neighbors, top_k
+from raid.ops.neighbors import knn, knn_and_least
 
 
 def reference(features, k):
@@ -17,20 +17,18 @@ def few_values(seed, num_rows, dim=5, values=3):
 
 
 @pytest.fixture
-def small_strips(monkeypatch):
-    monkeypatch.setattr(raid.ops.nearest, "_STRIP_ROWS", 50)
-    monkeypatch.setattr(raid.ops.nearest, "_TILE_COLUMNS", 90)  # tiles that straddle the ends of strips
-    monkeypatch.setattr(raid.ops.nearest, "_CHUNK_ROWS", 20)
-    monkeypatch.setattr(raid.ops.nearest, "_CHUNK_COLUMNS", 70)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(neighbors, "_TILE_COLUMNS", 30)  # blocks of 50 rows are 30 and 20 columns
+    monkeypatch.setattr(top_k, "_CHUNK_ROWS", 20)
 
 
-@pytest.mark.usefixtures("small_strips")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("num_rows", [1, 2, 49, 50, 51, 330])
 @pytest.mark.parametrize("values", [1, 2, 9])  # all rows equal, many ties, some
 @pytest.mark.parametrize("k", [1, 6, 400])
 def test_equals_a_stable_sort(num_rows, values, k):
     features, k = few_values(num_rows, num_rows, values=values), min(k, num_rows)
-    found = nearest(features, k)
+    found = knn_and_least(features, k, block_rows=50)
     for got, expected in zip(
         (found.index, found.similarity, found.least), reference(features, k), strict=True
     ):
@@ -42,16 +40,24 @@ def test_equals_a_stable_sort(num_rows, values, k):
     )
 
 
-def test_default_strips_on_real_numbers():
+def test_default_blocks_on_real_numbers():
     features = np.random.default_rng(0).standard_normal((2500, 8)).astype(np.float32)
     products = features.astype(np.float64) @ features.T.astype(np.float64)
-    found = nearest(features, 30)
+    found = knn_and_least(features, 30)
     np.testing.assert_allclose(found.similarity, -np.sort(-products, axis=1)[:, :30], rtol=1e-5)
     np.testing.assert_allclose(np.take_along_axis(products, found.index, axis=1), found.similarity, rtol=1e-5)
     np.testing.assert_allclose(found.least, products.min(axis=1), rtol=1e-5)
 
 
-@pytest.mark.usefixtures("small_strips")
+def test_finds_the_neighbours_of_knn():
+    features = np.random.default_rng(2).standard_normal((700, 40)).astype(np.float32)
+    similarity, index = knn(features, features, 12)
+    found = knn_and_least(features, 12, block_rows=256)
+    np.testing.assert_array_equal(found.index, index)
+    np.testing.assert_array_equal(found.similarity, similarity)
+
+
+@pytest.mark.usefixtures("small_chunks")
 def test_any_threads_and_shards_give_the_same_bytes():
     features = few_values(1, 300)
 
@@ -60,7 +66,7 @@ def test_any_threads_and_shards_give_the_same_bytes():
         return [results[item] for item in sorted(results)]
 
     def outcome(**options):
-        found = nearest(features, 10, **options)
+        found = knn_and_least(features, 10, block_rows=50, **options)
         return found.index.tobytes() + found.similarity.tobytes() + found.least.tobytes()
 
     before = torch.get_num_threads()
