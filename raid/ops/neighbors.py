@@ -51,14 +51,7 @@ def as_tensor(rows: NDArray[Any]) -> torch.Tensor:
 
 
 def as_slices(rows: NDArray[Any]) -> list[torch.Tensor]:
-    """Return the columns of a block of rows, a few at a time, in the form that `products` multiplies.
-
-    Args:
-        rows: (R, D) float32, or the bits of bfloat16 as int16 (numpy has no such type): these in one piece,
-            as a sum of products is rounded to bfloat16.
-    """
-    if rows.dtype == np.int16:
-        return [as_tensor(rows).view(torch.bfloat16)]
+    """Return the columns of (R, D) float32 rows, a few at a time, in the form that `products` multiplies."""
     slices = [rows[:, start : start + _SLICE] for start in range(0, max(1, rows.shape[1]), _SLICE)]
     tensors = [as_tensor(np.ascontiguousarray(part)) for part in slices]
     return [part.to_mkldnn() for part in tensors] if torch.backends.mkldnn.is_available() else tensors
@@ -67,7 +60,7 @@ def as_slices(rows: NDArray[Any]) -> list[torch.Tensor]:
 def products(left: list[torch.Tensor], right: list[torch.Tensor]) -> NDArray[np.float32]:
     """Return the dot products (L, R) float32 of two blocks of rows, given `as_slices`.
 
-    In float32 an entry's bits depend on its two rows alone, not on their places, nor on the other rows or
+    An entry's bits depend on its two rows alone, not on their places, nor on the other rows or
     the number of threads: exact duplicates tie. oneDNN holds to that (numpy's OpenBLAS does not) and has
     AVX-512 for every make of CPU (MKL for Intel's). It adds up in one long chain: in slices, the error is
     half.
@@ -75,7 +68,7 @@ def products(left: list[torch.Tensor], right: list[torch.Tensor]) -> NDArray[np.
     total = torch.nn.functional.linear(left[0], right[0])
     for one, other in zip(left[1:], right[1:], strict=True):
         total += torch.nn.functional.linear(one, other)
-    return (total.to_dense() if total.is_mkldnn else total.float()).numpy()
+    return (total.to_dense() if total.is_mkldnn else total).numpy()
 
 
 def as_features(features: NDArray[Any], name: str = "features") -> NDArray[np.float32]:
@@ -180,7 +173,7 @@ def search_itself(
     """Return the largest products of every row with all rows, and the largest negated ones if asked for.
 
     Args:
-        features: (N, D), of a type that `as_slices` takes.
+        features: (N, D) float32.
         widths: how many of the products, and of the negated ones, each 1 to N.
         block_rows: rows per block.
         map_blocks: what runs the blocks.

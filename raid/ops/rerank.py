@@ -10,10 +10,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from raid.ops.blend import blend
-from raid.ops.neighbors import Block, MapBlocks, Nearest, row_blocks, similarity_rows
+from raid.ops.neighbors import Block, MapBlocks, Nearest, knn_and_least, row_blocks, similarity_rows
 from raid.ops.ranking import query_and_gallery
 from raid.ops.reciprocal import expanded_weights, half_width, member_weights
-from raid.ops.rough import fast_nearest
 
 _SET_ROWS = 4096  # rows whose sets one worker computes at a time
 _IN_FLIGHT = 8  # blocks of distances that `map_blocks` is given at once: what it may have to hold
@@ -66,8 +65,7 @@ def rerank(
         ValueError: at once; `k1`, `k2`, `block_rows` below 1, `weight` outside 0..1, features of other
             shapes or not finite.
 
-    Memory: a copy of the features, N * D * 4 bytes, and while neighbours are searched half of that (see
-    `raid.ops.rough`); block_rows * G * 4 bytes a block that runs or waits (a lazy `map_blocks` holds one,
+    Memory: a copy of the features, N * D * 4 bytes; that of `knn`; block_rows * G * 4 bytes a block that runs or waits (a lazy `map_blocks` holds one,
     any other up to 8); N * (k1 + 1) * 40 bytes of lists; V twice, 8 bytes an entry (about 60 entries a row
     after expansion; at worst min(N, k2 * (k1 + 1) * (k1 / 2 + 2))).
     """
@@ -81,7 +79,7 @@ def rerank(
     def distances() -> Iterator[NDArray[np.float32]]:
         if blocks:
             width = min(max(k1 + 1, k2), len(features))
-            table = fast_nearest(features, width, map_blocks=map_blocks)
+            table = knn_and_least(features, width, map_blocks=map_blocks)
             yield from _distances(features, table, blocks, k1, k2, weight, map_blocks)
 
     return distances()
