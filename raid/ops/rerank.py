@@ -65,9 +65,10 @@ def rerank(
         ValueError: at once; `k1`, `k2`, `block_rows` below 1, `weight` outside 0..1, features of other
             shapes or not finite.
 
-    Memory: a copy of the features, N * D * 4 bytes; that of `knn`; block_rows * G * 4 bytes a block that runs or waits (a lazy `map_blocks` holds one,
-    any other up to 8); N * (k1 + 1) * 40 bytes of lists; V twice, 8 bytes an entry (about 60 entries a row
-    after expansion; at worst min(N, k2 * (k1 + 1) * (k1 / 2 + 2))).
+    Memory: a copy of the features, N * D * 4 bytes; that of `knn`; block_rows * G * 4 bytes a block that
+    runs or waits (a lazy `map_blocks` holds one, any other up to 8); N * (k1 + 1) * 40 bytes of lists; V
+    twice, 8 bytes an entry (about 60 entries a row after expansion; at worst
+    min(N, k2 * (k1 + 1) * (k1 / 2 + 2))).
     """
     if k1 < 1 or k2 < 1:
         raise ValueError(f"k1 and k2 must be at least 1, got {k1} and {k2}")
