@@ -17,7 +17,7 @@ import yaml
 
 from raid.cli import main
 from raid.data.render import Settings, write_market1501
-from raid.methods import icsr
+from raid.methods import icsr_check
 from raid.run_folder import RunFolder
 
 SETTINGS = {
@@ -178,7 +178,7 @@ def test_a_gpu_that_is_not_there(refused, monkeypatch):
 
 def test_a_package_that_is_not_installed(refused, monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(icsr, "find_spec", lambda name: None if name == "infomap" else find(name))
+    monkeypatch.setattr(icsr_check, "find_spec", lambda name: None if name == "infomap" else find(name))
     assert "pip install 'raid[infomap]'" in refused("preset=as_released")
 
 

@@ -145,7 +145,7 @@ def test_job_that_is_stopped_is_killed_in_mlflow(head, arguments, folder):
     run_folder = RunFolder(folder / "stopped")
     long = ["inter.epochs=500", f"run.folder={run_folder.path}", "track.experiment=stopped"]
     head.submit(*arguments, *long, options=["--submission-id", "stopped", "--no-wait"])
-    tracked.until(lambda: run_folder.path.exists() and len(run_folder.metrics()) > 1, seconds=120)
+    tracked.until(lambda: run_folder.path.exists() and len(run_folder.metrics()) > 1, seconds=240)
     stopped = head.job("stop", "stopped")
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     assert "Job 'stopped' was stopped" in head.job("status", "stopped").stdout

@@ -99,6 +99,7 @@ def test_a_run_with_another_method_in_both_stages(root, tmp_path, method):
     config = tiny.config(
         root, tmp_path / "run", intra__method=method, inter__method=method,
         intra__eps=0.9, inter__eps=0.8, intra__min_samples=2, inter__min_samples=2, neighbors__k1=6,
+        numerics__dtype="float32",
     )  # fmt: skip
     folder = icsr.run(config)
     local = pq.read_table(folder.local_labels)["local_label"].to_numpy()
@@ -135,7 +136,10 @@ def test_a_set_without_a_cluster_is_an_error_that_names_the_fields(root, tmp_pat
 
 
 def test_large_neighbourhoods_are_warned_of_once_a_stage(root, tmp_path, caplog):
-    config = tiny.config(root, tmp_path / "run", neighbors__k1=15, inter__epochs=1, inter__num_clusters=15)
+    config = tiny.config(
+        root, tmp_path / "run", neighbors__k1=15, inter__epochs=1, inter__num_clusters=15,
+        numerics__dtype="float32",
+    )  # fmt: skip
     with caplog.at_level(logging.WARNING):
         icsr.run(config)
     warned = [line for line in caplog.messages if "reach into other people" in line]
