@@ -6,7 +6,6 @@ costs next to nothing and the sum of squares is nearly that of the full space (C
 start's clusters until nothing changes: the result is its fixed point, whatever the projection left out.
 """
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from raid.ops.compiled import compiled, over_rows
 from raid.ops.labels import by_first_appearance
-from raid.ops.neighbors import as_features, row_blocks
+from raid.ops.neighbors import as_features, as_tensor, row_blocks
 
 _BLOCK_ROWS = 1024  # a fixed cut: the bits of a matrix product change with the height of a block
 _COLUMNS = 256  # that are summed together
@@ -116,7 +115,7 @@ def _orthonormal(rows: Floats) -> Floats:
 
 def _blocks(points: Floats) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield which rows a block holds, and the rows as `_products` takes them."""
-    rows = _tensor(points)
+    rows = as_tensor(points)
     for start, stop in row_blocks(len(points), _BLOCK_ROWS):
         yield slice(start, stop), _packed(rows[start:stop])
 
@@ -290,14 +289,6 @@ def _read_only(points: Floats) -> Floats:
     view = np.asarray(points).view()
     view.flags.writeable = False  # one kind of array, so that it is compiled once
     return view
-
-
-def _tensor(points: Floats) -> torch.Tensor:
-    """Return a tensor over the memory of `points`, which is only read."""
-    with warnings.catch_warnings():
-        # Arrays that come from a shared store are read-only; torch warns, and we only read.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(points)
 
 
 def _packed(rows: torch.Tensor) -> torch.Tensor:
