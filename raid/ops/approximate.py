@@ -7,19 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raid.ops.neighbors import (
-    Block,
-    MapBlocks,
-    as_features,
-    as_slices,
-    knn,
-    products,
-    row_blocks,
-)
+from raid.ops.compiled import over_threads
+from raid.ops.neighbors import Block, MapBlocks, as_features, knn, row_blocks
+from raid.ops.products import as_slices, products
 from raid.ops.top_k import Best, nothing_yet, take_listed
 
 _SAMPLE_PER_LIST, _ROUNDS = 32, 5  # of Lloyd's algorithm
-_BLOCK_ROWS = 1 << 16  # the more, the more of them share a list, and the larger the products
+_BLOCK_ROWS = 1 << 16
+_CHUNK_ROWS = 1 << 14  # of one thread: the more, the more of them share a list, and the larger the products
+_TILE_ROWS = 1024  # multiplied with a list at a time
 
 
 def approximate_knn(
@@ -58,8 +54,8 @@ def approximate_knn(
         ValueError: features that are not (N, D) or not finite, a number that is out of range, or lists
             that hold fewer than k rows together (more probes help).
 
-    Memory: the result, twice; a sample of N / 8 rows, while the lists are made; and, per block of 65,536
-    rows that runs at a time, 16 bytes a row and probe, and the rows that probe one list, at worst all.
+    Memory: the result, twice; a sample of N / 8 rows, while the lists are made; and, per chunk of 16,384
+    rows that a thread works on, 16 bytes a row and probe.
     """
     features = as_features(features)
     if not 1 <= k <= len(features):
@@ -117,8 +113,16 @@ def _lists(
     return order, np.concatenate([[0], np.cumsum(sizes)])
 
 
-def _search_block(
-    block: Block,
+def _search_block(block: Block, **arguments: Any) -> Best:
+    """Return the best for some rows of `order`, by chunks that the threads share."""
+    start, stop = block
+    chunks = [(start + first, start + last) for first, last in row_blocks(stop - start, _CHUNK_ROWS)]
+    parts = over_threads(partial(_search_chunk, **arguments), chunks)
+    return np.concatenate([values for values, _ in parts]), np.concatenate([index for _, index in parts])
+
+
+def _search_chunk(
+    chunk: Block,
     features: NDArray[np.float32],
     centroids: NDArray[np.float32],
     order: NDArray[np.int64],
@@ -127,7 +131,7 @@ def _search_block(
     k: int,
 ) -> Best:
     """Return the best for some rows of `order`, which lie in few lists and probe many lists in common."""
-    rows = order[slice(*block)]
+    rows = order[slice(*chunk)]
     best = nothing_yet(len(rows), k)
     _, probed = knn(features[rows], centroids, num_probes)
     by_list = np.argsort(probed.ravel(), kind="stable")
@@ -137,6 +141,8 @@ def _search_block(
         if first == last or len(candidates) == 0:
             continue
         probing = by_list[first:last] // num_probes
-        tile = products(as_slices(features[rows[probing]]), as_slices(features[candidates]))
-        take_listed(tile, probing, candidates, best)
+        listed = as_slices(features[candidates])
+        for start, stop in row_blocks(len(probing), _TILE_ROWS):
+            some = probing[start:stop]
+            take_listed(products(as_slices(features[rows[some]]), listed), some, candidates, best)
     return best

@@ -1,16 +1,18 @@
-"""Compiled loops: numba, cached beside the source, on as many threads as the process is to use."""
+"""Compiled loops: numba, cached beside the source; and work cut over the threads the process is to use."""
 
 import functools
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 import torch
+from threadpoolctl import ThreadpoolController
 
+S = TypeVar("S")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,3 +79,27 @@ def over_rows(function: Callable[[int, int], T], start: int, stop: int, *, chunk
         return [function(*chunk) for chunk in chunks]
     with ThreadPoolExecutor(threads) as executor:
         return list(executor.map(lambda chunk: function(*chunk), chunks))
+
+
+def over_threads(function: Callable[[S], T], items: Sequence[S]) -> list[T]:
+    """Return `function(item)` for every item, in their order, on `torch.get_num_threads()` threads.
+
+    Inside, torch's own operations and `over_rows` find a single thread: for work that is made of many short
+    ones, each of which would wait for all threads. As with `over_rows`, any number gives the same bytes.
+    """
+    threads = min(torch.get_num_threads(), len(items))
+    if threads <= 1:
+        return [function(item) for item in items]
+
+    def alone(item: S) -> T:
+        torch.get_num_threads()  # torch sets a new thread's number when it is first asked
+        with _openmp().limit(limits=1):  # of the calling thread alone, unlike torch.set_num_threads
+            return function(item)
+
+    with ThreadPoolExecutor(threads) as executor:
+        return list(executor.map(alone, items))
+
+
+@functools.cache
+def _openmp() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="openmp")

@@ -161,7 +161,7 @@ def _similarity_block(block: Block, weights: Arrays, by_column: Arrays, least: i
         lambda first, last: _similarity_rows(*weights, *by_column, least, first, last),
         *block,
         # A chunk clears N counters: in large sets it has more rows to share that.
-        chunk_rows=max(64, min(1024, (len(weights[0]) - 1) // 256)),
+        chunk_rows=max(64, min(256, (len(weights[0]) - 1) // 256)),
     )
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from raid.ops.compiled import compiled, over_rows
 from raid.ops.labels import by_first_appearance
-from raid.ops.neighbors import as_features, as_tensor, row_blocks
+from raid.ops.neighbors import as_features, row_blocks
+from raid.ops.products import as_tensor, multiply
 
 _BLOCK_ROWS = 1024  # a fixed cut: the bits of a matrix product change with the height of a block
 _COLUMNS = 256  # that are summed together
@@ -93,9 +94,9 @@ def _projected(points: Floats, seed: int) -> Floats:
     rng = np.random.default_rng((seed, 0))
     sample = torch.from_numpy(points[np.sort(rng.permutation(len(points))[:_SAMPLE])])
     random = torch.from_numpy(rng.standard_normal((_DIRECTIONS, points.shape[1]), np.float32))
-    stretched = _products(_packed(_products(_packed(random), _packed(sample))), _packed(sample.T))
-    packed = _packed(torch.from_numpy(_orthonormal(stretched.numpy())))
-    return torch.cat([_products(rows, packed) for _, rows in _blocks(points)]).numpy()
+    stretched = multiply(multiply(random, sample), sample.T.contiguous())
+    basis = torch.from_numpy(_orthonormal(stretched.numpy()))
+    return torch.cat([multiply(rows, basis) for _, rows in _blocks(points)]).numpy()
 
 
 def _orthonormal(rows: Floats) -> Floats:
@@ -114,10 +115,10 @@ def _orthonormal(rows: Floats) -> Floats:
 
 
 def _blocks(points: Floats) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield which rows a block holds, and the rows as `_products` takes them."""
+    """Yield which rows a block holds, and the rows."""
     rows = as_tensor(points)
     for start, stop in row_blocks(len(points), _BLOCK_ROWS):
-        yield slice(start, stop), _packed(rows[start:stop])
+        yield slice(start, stop), rows[start:stop]
 
 
 def _distinct(labels: Labels) -> Labels:
@@ -154,8 +155,8 @@ def _seeded(points: Floats, num_clusters: int, seed: int, restarts: int) -> Labe
 
 def _distances(points: Floats, norms: Floats, chosen: NDArray[np.int64]) -> Floats:
     """Return the squared distances (C, N) of all points to the chosen ones."""
-    centres = _packed(torch.from_numpy(points[chosen]))
-    squared = torch.cat([_products(centres, rows) for _, rows in _blocks(points)], 1).numpy()
+    centres = torch.from_numpy(points[chosen])
+    squared = torch.cat([multiply(centres, rows) for _, rows in _blocks(points)], 1).numpy()
     squared *= -2
     squared += norms
     squared += norms[chosen, None]
@@ -206,9 +207,8 @@ def _assign(points: Floats, centroids: Floats) -> tuple[Labels, Floats]:
     offsets = flat.square().sum(1) / 2
     labels = np.empty((len(points), starts), np.int32)
     distances = np.empty((len(points), starts), np.float32)
-    packed = _packed(flat)
     for block, rows in _blocks(points):
-        scores = torch.sub(offsets, _products(rows, packed)).view(-1, starts, num_clusters)
+        scores = torch.sub(offsets, multiply(rows, flat)).view(-1, starts, num_clusters)
         least, index = scores.min(2)
         labels[block], distances[block] = index.numpy(), least.numpy()
     return labels, distances
@@ -289,19 +289,3 @@ def _read_only(points: Floats) -> Floats:
     view = np.asarray(points).view()
     view.flags.writeable = False  # one kind of array, so that it is compiled once
     return view
-
-
-def _packed(rows: torch.Tensor) -> torch.Tensor:
-    """Return rows in the form that `_products` multiplies.
-
-    oneDNN's product is 2 to 3 times as fast as MKL's on CPUs not made by Intel, and gives equal bits for any
-    number of threads.
-    """
-    rows = rows.contiguous()
-    return rows.to_mkldnn() if torch.backends.mkldnn.is_available() else rows
-
-
-def _products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Return the dot products (L, R) of `_packed` rows."""
-    product = torch.nn.functional.linear(left, right)
-    return product.to_dense() if product.is_mkldnn else product

@@ -1,6 +1,5 @@
 """Exact nearest neighbours by dot product, block by block; of a set in itself each product once."""
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from raid.ops.neighbors_gpu import Search, gpu_search, with_ties_settled
+from raid.ops.products import as_slices, as_tensor, multiply, products
 from raid.ops.top_k import Best, merge, nothing_yet, take_columns, take_rows
 
 Block = tuple[int, int]
@@ -21,7 +21,6 @@ MapBlocks = Callable[[Callable[[Block], Any], Iterable[Block]], Iterable[Any]]
 
 T = TypeVar("T")
 
-_SLICE = 1024  # dimensions multiplied at a time
 _TILE_COLUMNS = 1024  # of products at a time: read from the cache after they have been written
 
 
@@ -39,36 +38,7 @@ def row_blocks(num_rows: int, block_rows: int) -> list[Block]:
 def similarity_rows(block: Block, queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> torch.Tensor:
     """Return the dot products of the queries of one block with the whole gallery, (rows, N) float32."""
     start, stop = block
-    return as_tensor(queries[start:stop]) @ as_tensor(gallery).T
-
-
-def as_tensor(rows: NDArray[Any]) -> torch.Tensor:
-    """Return a tensor over the memory of `rows`, which is only read."""
-    with warnings.catch_warnings():
-        # Arrays that come from a shared store are read-only; torch warns, and we only read.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(rows)
-
-
-def as_slices(rows: NDArray[Any]) -> list[torch.Tensor]:
-    """Return the columns of (R, D) float32 rows, a few at a time, in the form that `products` multiplies."""
-    slices = [rows[:, start : start + _SLICE] for start in range(0, max(1, rows.shape[1]), _SLICE)]
-    tensors = [as_tensor(np.ascontiguousarray(part)) for part in slices]
-    return [part.to_mkldnn() for part in tensors] if torch.backends.mkldnn.is_available() else tensors
-
-
-def products(left: list[torch.Tensor], right: list[torch.Tensor]) -> NDArray[np.float32]:
-    """Return the dot products (L, R) float32 of two blocks of rows, given `as_slices`.
-
-    An entry's bits depend on its two rows alone, not on their places, nor on the other rows or
-    the number of threads: exact duplicates tie. oneDNN holds to that (numpy's OpenBLAS does not) and has
-    AVX-512 for every make of CPU (MKL for Intel's). It adds up in one long chain: in slices, the error is
-    half.
-    """
-    total = torch.nn.functional.linear(left[0], right[0])
-    for one, other in zip(left[1:], right[1:], strict=True):
-        total += torch.nn.functional.linear(one, other)
-    return (total.to_dense() if total.is_mkldnn else total).numpy()
+    return multiply(as_tensor(queries[start:stop]), as_tensor(gallery))
 
 
 def as_features(features: NDArray[Any], name: str = "features") -> NDArray[np.float32]:

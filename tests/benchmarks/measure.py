@@ -1,5 +1,6 @@
 """What the paths are measured with."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,3 +42,22 @@ def limit(threads: int) -> None:
     """Let this process use so many threads, ours and those of the peers."""
     torch.set_num_threads(threads)
     threadpool_limits(threads)
+
+
+@contextmanager
+def peak_anonymous_gib(interval: float = 0.02) -> Iterator[Line]:
+    """Fill `anonymous_gib` with the largest rise of memory that is no file's, looked at now and then."""
+    before, ended = memory_gib("RssAnon"), threading.Event()
+    peak: Line = {"anonymous_gib": 0.0}
+
+    def watch() -> None:
+        while not ended.wait(interval):
+            peak["anonymous_gib"] = max(peak["anonymous_gib"], memory_gib("RssAnon") - before)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
