@@ -13,7 +13,7 @@ from benchmarks.dense_reference import cmc_ranking, rerank_dense
 from benchmarks.measure import measuring
 
 from raid.data.synthetic import features as simulated
-from raid.ops.ranking import rank, rank_blocks
+from raid.ops.ranking import Ranking, rank, rank_blocks
 from raid.ops.refine import COINS, REFEREES, refine_labels
 from raid.ops.rerank import rerank
 
@@ -28,12 +28,9 @@ _REPEATS = 4
 def bench_ranking_alone(num_rows: int, threads: int) -> dict:
     """CMC/mAP from distances in memory, block by block, against a full sort a query."""
     torch.set_num_threads(threads)
-    people = _People(num_rows)
-    num_peer = len(people.query) if num_rows <= 12_936 else min(_PEER_QUERIES, len(people.query))
-    rank_blocks(people.distances(64), *people.labels(64))  # compiled
-    clock = _Clock()
-    with measuring() as ours:
-        ranking = rank_blocks(clock.left_out(people.distances()), *people.labels())
+    people = People(num_rows)
+    ranking, ours = ranked(people)
+    num_peer = people.num_peer
     labels, peer, at = people.labels(), 0.0, 0
     precisions = []
     for block in people.distances(num_peer):
@@ -44,15 +41,13 @@ def bench_ranking_alone(num_rows: int, threads: int) -> dict:
         at += len(block)
     np.testing.assert_allclose(np.concatenate(precisions), ranking.average_precisions[:num_peer], atol=1e-6)
     line = people.line("CMC/mAP, ranking alone", ours, peer * len(people.query) / num_peer, num_peer)
-    line["seconds"] -= clock.seconds
-    line["cpu_seconds"] -= clock.cpu_seconds
-    return _with_ratio(line, {12_936: 2.38, 32_621: 44.7}.get(num_rows), "fast-reid Cython")
+    return with_ratio(line, {12_936: 2.38, 32_621: 44.7}.get(num_rows), "fast-reid Cython")
 
 
 def bench_ranking_fused(num_rows: int, threads: int) -> dict:
     """CMC/mAP from features, against the product of queries and gallery alone."""
     torch.set_num_threads(threads)
-    people = _People(num_rows)
+    people = People(num_rows)
     arguments = (people.query, *people.labels()[:2], people.gallery, *people.labels()[2:])
     rank(*(values[:300] for values in arguments))  # compiled
     runs = []
@@ -68,7 +63,7 @@ def bench_ranking_fused(num_rows: int, threads: int) -> dict:
     product = min(product["cpu_seconds"] for _, product in runs)
     line = people.line("CMC/mAP, with the product", ours, product, len(people.query))
     line["reference"] = "the product alone"
-    return _with_ratio(line, None, "")
+    return with_ratio(line, None, "")
 
 
 def bench_rerank(num_rows: int, threads: int) -> dict:
@@ -77,27 +72,22 @@ def bench_rerank(num_rows: int, threads: int) -> dict:
     There the dense algorithm would need about 168 GiB; the product of all rows is scaled from 4,096.
     """
     torch.set_num_threads(threads)
-    people = _People(num_rows)
-    for _ in rerank(people.query[:100], people.gallery[:400]):  # compiled
-        pass
-    checked = []
-    with measuring() as ours:
-        for block in rerank(people.query, people.gallery):
-            checked.append(block[:, :: 1 + len(people.query) // 50].copy())
+    people = People(num_rows)
+    checked, ours = reranked(people.query, people.gallery)
     if num_rows > 12_936:
         line = people.line("re-ranking", ours, people.product_seconds(4_096), len(people.query))
         line |= {"reference": "the product of all rows with all", "extrapolated": True}
         line["float32_floor_cpu_seconds"] = people.floor_seconds(line["reference_cpu_seconds"])
-        return _with_ratio(line, None, "")
+        return with_ratio(line, None, "")
     with measuring() as peer:
         dense = rerank_dense(people.query, people.gallery)
-    wrong = np.abs(dense[:, :: 1 + len(people.query) // 50] - np.concatenate(checked)) > 1e-5
+    wrong = np.abs(sampled(dense, len(dense)) - checked) > 1e-5
     line = people.line("re-ranking", ours, peer["cpu_seconds"], len(people.query))
     # Rows whose neighbours swap by a rounding; the tests compare with one table of neighbours.
     line |= {"reference_peak_rss_gib": peer["peak_rss_gib"], "differing": float(wrong.mean())}
     line["product_cpu_seconds"] = people.product_seconds(4_096)
     line["float32_floor_cpu_seconds"] = people.floor_seconds(line["product_cpu_seconds"])
-    return _with_ratio(line, 85 + 9.4 if num_rows == 12_936 else None, "torchreid + distances")
+    return with_ratio(line, 85 + 9.4 if num_rows == 12_936 else None, "torchreid + distances")
 
 
 def bench_refine(num_rows: int, threads: int) -> dict:
@@ -123,12 +113,38 @@ def bench_refine(num_rows: int, threads: int) -> dict:
     return {"path": "refine, all readings", "n": num_rows, "d": 0, "cpu_seconds": total, **readings}
 
 
-class _People:
+def ranked(people: "People") -> tuple[Ranking, dict]:
+    """Our ranking of distances in memory, block by block, and what it takes without making them."""
+    rank_blocks(people.distances(64), *people.labels(64))  # compiled
+    clock = _Clock()
+    with measuring() as cost:
+        ranking = rank_blocks(clock.left_out(people.distances()), *people.labels())
+    cost["seconds"] -= clock.seconds
+    cost["cpu_seconds"] -= clock.cpu_seconds
+    return ranking, cost
+
+
+def reranked(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, dict]:
+    """Our re-ranked distances, those that are `sampled`, and what all of them take."""
+    for _ in rerank(query[:100], gallery[:400]):  # compiled
+        pass
+    with measuring() as cost:
+        kept = [sampled(block, len(query)).copy() for block in rerank(query, gallery)]
+    return np.concatenate(kept), cost
+
+
+def sampled(distances: np.ndarray, num_queries: int) -> np.ndarray:
+    """Some columns of the distances: more would be memory that is not ours."""
+    return distances[:, :: 1 + num_queries // 50]
+
+
+class People:
     """Simulated queries and gallery with identities and cameras."""
 
     def __init__(self, num_rows: int) -> None:
         sizes = _SIZES.get(num_rows, (num_rows // 5, num_rows, max(1, num_rows // 17), 6))
         self.num_queries, self.num_gallery, identities, cameras = sizes
+        self.num_peer = self.num_queries if num_rows <= 12_936 else min(_PEER_QUERIES, self.num_queries)
         total = self.num_queries + self.num_gallery
         camera_sizes = np.bincount(np.arange(total) % cameras, minlength=cameras)
         people = simulated(
@@ -182,7 +198,7 @@ class _People:
         }
 
 
-def _with_ratio(line: dict, anchor: float | None, name: str) -> dict:
+def with_ratio(line: dict, anchor: float | None, name: str) -> dict:
     line["ratio"] = line["reference_cpu_seconds"] / line["cpu_seconds"]
     if anchor is not None:
         line |= {"anchor": name, "anchor_cpu_seconds": anchor, "anchor_ratio": anchor / line["cpu_seconds"]}

@@ -6,7 +6,8 @@
     python tests/benchmarks/run.py --table FILE    the README's table from the lines of an earlier run
 
 `ratio` is the peer's CPU-seconds over ours: higher is better. Processors and their neighbours differ, so
-compare ratios, not seconds. `extrapolated` peers were measured on fewer rows and scaled.
+compare ratios, not seconds. `extrapolated` peers were measured on fewer rows and scaled. Published programs
+are peers too where an environment variable names a checkout of theirs: see peers.py.
 """
 
 import argparse
@@ -25,13 +26,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # `benchmarks` is found, how
 
 
 def paths() -> dict[str, Any]:
-    """Every benchmark by its name."""
-    from benchmarks import paths_clustering, paths_neighbors, paths_ranking, paths_step
+    """Every benchmark by its name, without those of checkouts that no variable names."""
+    from benchmarks import (
+        paths_checkouts,
+        paths_clustering,
+        paths_neighbors,
+        paths_ranking,
+        paths_step,
+        peers,
+    )
 
-    found = {}
-    for module in (paths_neighbors, paths_clustering, paths_ranking, paths_step):
+    found, unset = {}, peers.unset()
+    for module in (paths_neighbors, paths_clustering, paths_ranking, paths_step, paths_checkouts):
         found |= {name: path for name, path in vars(module).items() if name.startswith("bench_")}
-    return {name.removeprefix("bench_"): path for name, path in found.items()}
+    found = {name.removeprefix("bench_"): path for name, path in found.items()}
+    return {name: path for name, path in found.items() if paths_checkouts.NEEDS.get(name) not in unset}
 
 
 def plan(large: bool) -> list[tuple[str, int, int]]:
@@ -90,6 +99,14 @@ def main() -> int:
         torch.set_num_threads(options.threads)
         print(json.dumps(paths()[options.path](options.rows, options.threads)))
         return 0
+    from benchmarks import peers
+
+    try:
+        peers.check()
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+    if peers.unset():
+        print("Checkouts named by", ", ".join(peers.unset()), "would be compared with too.", file=sys.stderr)
     failed = False
     for name, rows, threads in plan(options.large):
         if options.only in name:
