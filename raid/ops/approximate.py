@@ -16,6 +16,7 @@ _SAMPLE_PER_LIST, _ROUNDS = 32, 5  # of Lloyd's algorithm
 _BLOCK_ROWS = 1 << 16
 _CHUNK_ROWS = 1 << 14  # of one thread: the more, the more of them share a list, and the larger the products
 _TILE_ROWS = 1024  # multiplied with a list at a time
+_ROUND_ROWS, _ROUND_COLUMNS = 64, 32  # sizes of products are rounded up: oneDNN compiles for every new one
 
 
 def approximate_knn(
@@ -54,7 +55,7 @@ def approximate_knn(
         ValueError: features that are not (N, D) or not finite, a number that is out of range, or lists
             that hold fewer than k rows together (more probes help).
 
-    Memory: the result, twice; a sample of N / 8 rows, while the lists are made; and, per chunk of 16,384
+    Memory: the result, twice; a copy of the features, in the order of the lists; and, per chunk of 16,384
     rows that a thread works on, 16 bytes a row and probe.
     """
     features = as_features(features)
@@ -67,7 +68,7 @@ def approximate_knn(
     order, starts = _lists(features, centroids, map_blocks)
     search = partial(
         _search_block,
-        features=features,
+        features=features[order],
         centroids=centroids,
         order=order,
         starts=starts,
@@ -130,19 +131,29 @@ def _search_chunk(
     num_probes: int,
     k: int,
 ) -> Best:
-    """Return the best for some rows of `order`, which lie in few lists and probe many lists in common."""
-    rows = order[slice(*chunk)]
+    """Return the best for some rows of `order`, which lie in few lists and probe many lists in common.
+
+    The features are in that order.
+    """
+    rows = features[slice(*chunk)]
     best = nothing_yet(len(rows), k)
-    _, probed = knn(features[rows], centroids, num_probes)
+    _, probed = knn(rows, centroids, num_probes)
     by_list = np.argsort(probed.ravel(), kind="stable")
     ends = np.cumsum(np.bincount(probed.ravel(), minlength=len(centroids)))
     for number, (first, last) in enumerate(pairwise([0, *ends.tolist()])):
-        candidates = order[starts[number] : starts[number + 1]]
-        if first == last or len(candidates) == 0:
+        of_list = order[starts[number] : starts[number + 1]]
+        if first == last or len(of_list) == 0:
             continue
         probing = by_list[first:last] // num_probes
-        listed = as_slices(features[candidates])
+        width = _rounded(len(of_list), _ROUND_COLUMNS)  # into the next lists: those columns are not looked at
+        listed = as_slices(features[starts[number] : starts[number] + width])
         for start, stop in row_blocks(len(probing), _TILE_ROWS):
             some = probing[start:stop]
-            take_listed(products(as_slices(features[rows[some]]), listed), some, candidates, best)
+            padded = np.zeros(_rounded(len(some), _ROUND_ROWS), np.int64)
+            padded[: len(some)] = some
+            take_listed(products(as_slices(rows[padded]), listed), some, of_list, best)
     return best
+
+
+def _rounded(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

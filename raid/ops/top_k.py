@@ -58,7 +58,7 @@ def take_listed(
     """Offer to row `rows[r]` of `best` the values of row r of the tile.
 
     Args:
-        tile: (R, C).
+        tile: at least (R, C); further rows and columns are not looked at.
         rows: (R,) rows of `best`, each once.
         columns: (C,) the indices of the tile's columns, rising; tiles may come in any order.
         best: tables, changed in place.
@@ -66,7 +66,7 @@ def take_listed(
     over_rows(
         lambda first, last: _take_listed(tile, rows, columns, *best, first, last),
         0,
-        len(tile),
+        len(rows),
         chunk_rows=_CHUNK_ROWS,
     )
 
@@ -158,7 +158,7 @@ def _take_listed(
     first: int,
     last: int,
 ) -> None:
-    num_columns = tile.shape[1]
+    num_columns = columns.size
     for row in range(first, last):
         own_values, own_index = values[rows[row]], index[rows[row]]
         threshold = own_values[-1]

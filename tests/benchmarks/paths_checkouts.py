@@ -4,20 +4,20 @@ They are left out where their variable is not set (`NEEDS`). `largest_difference
 the peer's results are from ours: rows whose neighbours swap by a rounding differ by more than a rounding.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from benchmarks import peers
-from benchmarks.measure import measured
-from benchmarks.paths_neighbors import K1, K2, LARGEST_IN_FULL, PIECE, person_features, record, warm_up
+from benchmarks.measure import PIECE, in_full_or_scaled, measured
+from benchmarks.paths_neighbors import K1, K2, LARGEST_IN_FULL, person_features, record, warm_up
 from benchmarks.paths_ranking import People, ranked, reranked, sampled, with_ratio
 
 from raid.ops.jaccard import jaccard_similarity
 
 _ROUNDING = 1e-5
-_REPEATS = 3  # of what is scaled: noise is scaled with it
 _COMPARED_ROWS = 1_000  # at a time
 
 
@@ -28,8 +28,10 @@ def bench_jaccard_cluster_contrast(num_rows: int, threads: int) -> dict[str, Any
     rows = person_features(num_rows)
     warm_up(rows)
     similarity, ours = measured(lambda: jaccard_similarity(rows, k1=K1, k2=K2))
-    distances, peer, extrapolated = _in_full_or_scaled(
-        lambda count: theirs(torch.from_numpy(rows[:count]), K1, K2, print_flag=False, search_option=3),
+    distances, peer, extrapolated = in_full_or_scaled(
+        lambda count: partial(
+            theirs, torch.from_numpy(rows[:count]), K1, K2, print_flag=False, search_option=3
+        ),
         num_rows,
         in_full=num_rows <= LARGEST_IN_FULL,
     )
@@ -59,8 +61,8 @@ def bench_rerank_torchreid(num_rows: int, threads: int) -> dict[str, Any]:
         tables = _euclidean(query, gallery), _euclidean(query, query), _euclidean(gallery, gallery)
         return theirs(*tables, k1=20, k2=6, lambda_value=0.3)
 
-    distances, peer, extrapolated = _in_full_or_scaled(
-        dense, len(people.rows), in_full=num_rows <= LARGEST_IN_FULL
+    distances, peer, extrapolated = in_full_or_scaled(
+        lambda count: partial(dense, count), len(people.rows), in_full=num_rows <= LARGEST_IN_FULL
     )
     if extrapolated:
         checked, _ = reranked(*first(PIECE))
@@ -104,26 +106,6 @@ def _ranking(variable: str, name: str, num_rows: int, threads: int) -> dict[str,
     expected = np.nanmean(ranking.average_precisions[: people.num_peer])
     line["largest_difference"] = float(abs(np.mean(result[1]) - expected))  # of mAP
     return with_ratio(line, None, "")
-
-
-def _in_full_or_scaled(
-    run: Callable[[int], np.ndarray], num_rows: int, *, in_full: bool
-) -> tuple[np.ndarray, dict[str, float], bool]:
-    """What `run(rows)` gives and takes, and whether it is scaled from `PIECE` rows.
-
-    Loops over rows grow with the rows, tables with their square: half as many rows tell how much is of which
-    kind. (Cluster-Contrast took 8.7 CPU-seconds for 8,000; from 2,000 so 7 to 8, by the square alone 24.)
-    """
-    if in_full or num_rows <= PIECE:
-        return *measured(lambda: run(num_rows)), False
-    runs = [measured(lambda: run(PIECE)) for _ in range(_REPEATS)]
-    whole = min(cost["cpu_seconds"] for _, cost in runs)
-    half = min(measured(lambda: run(PIECE // 2))[1]["cpu_seconds"] for _ in range(_REPEATS))
-    linear = min(max(4 * half - whole, 0.0), whole)
-    scale = num_rows / PIECE
-    seconds = linear * scale + (whole - linear) * scale**2
-    peak = runs[0][1]["peak_rss_gib"] * scale**2  # later ones find memory that is there already
-    return runs[0][0], {"cpu_seconds": seconds, "peak_rss_gib": peak}, True
 
 
 def _euclidean(rows: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -4,23 +4,20 @@ Each makes its own data, measures in this process, and returns one flat record. 
 of one process run; run each in a process of its own for the memory.
 """
 
-import tempfile
-from pathlib import Path
+from functools import partial
 
-import numpy as np
 import torch
 from benchmarks import dense_reference
-from benchmarks.measure import measured, memory_gib
+from benchmarks.measure import PIECE, in_full_or_scaled, measured
 from threadpoolctl import threadpool_limits
 
 from raid.data.synthetic import features
-from raid.ops.approximate import approximate_knn
 from raid.ops.centrality import harmonic_centrality
 from raid.ops.jaccard import jaccard_from_neighbors, jaccard_similarity
 from raid.ops.neighbors import knn
 
 K1, K2 = 30, 6
-LARGEST_IN_FULL, PIECE = 12_936, 2000  # rows of the dense reference: in full, and scaled from
+LARGEST_IN_FULL = 12_936  # rows of the dense reference
 
 
 def person_features(num_rows, dim=2048, images=16, num_cameras=6):
@@ -51,13 +48,20 @@ def record(path, rows, cost, reference=None, peer="dense numpy"):
     return line
 
 
-def dense_cost(rows, function):
-    """Return CPU-seconds of `function(rows)`, on one thread, scaled quadratically above LARGEST_IN_FULL."""
-    in_full = len(rows) <= LARGEST_IN_FULL
-    piece = rows if in_full else rows[:PIECE]
+def dense_cost(rows, function, prepare=lambda piece: ()):
+    """Return CPU-seconds of `function(rows, *prepare(rows))` on one thread, and whether they are scaled."""
     with threadpool_limits(1, user_api="blas"):
-        _, cost = measured(lambda: function(piece))
-    return cost["cpu_seconds"] * (len(rows) / len(piece)) ** 2, not in_full
+        _, cost, extrapolated = in_full_or_scaled(
+            lambda count: partial(function, rows[:count], *prepare(rows[:count])),
+            len(rows),
+            in_full=len(rows) <= LARGEST_IN_FULL,
+        )
+    return cost["cpu_seconds"], extrapolated
+
+
+def ranks_of(rows):
+    """Return the table of neighbours that the dense reference is given."""
+    return (knn(rows, rows, K1)[1],)
 
 
 def warm_up(rows):
@@ -114,9 +118,9 @@ def bench_jaccard_faiss(num_rows, threads):
     similarity, cost = measured(lambda: jaccard_similarity(rows, k1=K1, k2=K2))
     cost |= {"entries_a_row": similarity.nnz / len(rows)}
     del similarity
-    ranked = len(rows) if len(rows) <= LARGEST_IN_FULL else PIECE
-    _, ranks = knn(rows[:ranked], rows[:ranked], K1)
-    seconds, extrapolated = dense_cost(rows, lambda x: dense_reference.jaccard_from_rank(x, ranks, K1, K2))
+    seconds, extrapolated = dense_cost(
+        rows, lambda x, ranks: dense_reference.jaccard_from_rank(x, ranks, K1, K2), ranks_of
+    )
     search, search_extrapolated = faiss_cost(rows)
     reference = seconds + search, extrapolated or search_extrapolated
     return record("jaccard", rows, cost, reference, "dense numpy, search by faiss")
@@ -131,9 +135,9 @@ def bench_jaccard_without_search(num_rows, threads):
     similarity, cost = measured(lambda: jaccard_from_neighbors(rows, table, products, k1=K1, k2=K2))
     cost |= {"entries_a_row": similarity.nnz / len(rows)}
     del similarity
-    ranked = len(rows) if len(rows) <= LARGEST_IN_FULL else PIECE
-    _, ranks = knn(rows[:ranked], rows[:ranked], K1)
-    reference = dense_cost(rows, lambda x: dense_reference.jaccard_from_rank(x, ranks, K1, K2))
+    reference = dense_cost(
+        rows, lambda x, ranks: dense_reference.jaccard_from_rank(x, ranks, K1, K2), ranks_of
+    )
     return record("jaccard_without_search", rows, cost, reference)
 
 
@@ -145,42 +149,3 @@ def bench_centrality(num_rows, threads):
     table = knn(rows, rows, K1)
     _, cost = measured(lambda: harmonic_centrality(rows, neighbors=table))
     return record("centrality_from_table", rows, cost)
-
-
-def bench_approximate_knn(num_rows, threads):
-    """Approximate k-NN, k = 30, D = 256, 17 images an identity; with its recall; no reference."""
-    torch.set_num_threads(threads)
-    rows = person_features(num_rows, dim=256, images=17, num_cameras=15)
-    warm_up(rows)
-    (_, _, recall), cost = measured(lambda: approximate_knn(rows, K1, seed=0))
-    return record("approximate_knn", rows, cost | {"recall": recall})
-
-
-def bench_jaccard_large(num_rows, threads, min_similarity=0.4):
-    """Jaccard from approximate neighbours, only what DBSCAN with eps = 0.6 needs; no reference."""
-    torch.set_num_threads(threads)
-    rows = person_features(num_rows, dim=256, images=17, num_cameras=15)
-    warm_up(rows)
-    products, table, recall = approximate_knn(rows, K1, seed=0)
-    similarity, cost = measured(
-        lambda: jaccard_from_neighbors(rows, table, products, k1=K1, k2=K2, min_similarity=min_similarity)
-    )
-    return record(
-        "jaccard_large", rows, cost | {"recall": recall, "entries_a_row": similarity.nnz / len(rows)}
-    )
-
-
-def bench_jaccard_on_disk(num_rows, threads):
-    """The same, every entry, in a folder (8 bytes an entry); `anonymous_gib` is what cannot be dropped."""
-    torch.set_num_threads(threads)
-    rows = person_features(num_rows, dim=256, images=17, num_cameras=15)
-    warm_up(rows)
-    products, table, recall = approximate_knn(rows, K1, seed=0)
-    before = memory_gib("RssAnon")
-    with tempfile.TemporaryDirectory() as folder:
-        similarity, cost = measured(
-            lambda: jaccard_from_neighbors(rows, table, products, k1=K1, k2=K2, folder=Path(folder))
-        )
-        cost |= {"recall": recall, "entries_a_row": similarity.nnz / len(rows)}
-        np.add.reduce(similarity.data)  # mapped back: read once
-    return record("jaccard_on_disk", rows, cost | {"anonymous_gib": memory_gib("RssAnon") - before})

@@ -12,6 +12,7 @@ are peers too where an environment variable names a checkout of theirs: see peer
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 MARKET, MSMT17, MILLION = 12_936, 32_621, 1_000_000
-FOR_MANY = ("approximate_knn", "jaccard_large", "jaccard_on_disk")  # what a million rows are for
+FOR_MANY = ("large_set",)  # what a million rows are for
 Line = dict[str, Any]
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `benchmarks` is found, however this is run
 
@@ -30,6 +31,7 @@ def paths() -> dict[str, Any]:
     from benchmarks import (
         paths_checkouts,
         paths_clustering,
+        paths_large,
         paths_neighbors,
         paths_ranking,
         paths_step,
@@ -37,7 +39,14 @@ def paths() -> dict[str, Any]:
     )
 
     found, unset = {}, peers.unset()
-    for module in (paths_neighbors, paths_clustering, paths_ranking, paths_step, paths_checkouts):
+    for module in (
+        paths_neighbors,
+        paths_clustering,
+        paths_ranking,
+        paths_step,
+        paths_large,
+        paths_checkouts,
+    ):
         found |= {name: path for name, path in vars(module).items() if name.startswith("bench_")}
     found = {name.removeprefix("bench_"): path for name, path in found.items()}
     return {name: path for name, path in found.items() if paths_checkouts.NEEDS.get(name) not in unset}
@@ -53,15 +62,24 @@ def plan(large: bool) -> list[tuple[str, int, int]]:
     ]
 
 
-def measured(name: str, rows: int, threads: int) -> Line:
-    """What a path's process printed last; its failure is a line too."""
+def measured(name: str, rows: int, threads: int) -> list[Line]:
+    """The lines that a path's process printed; its failure is a line too."""
     command = [sys.executable, __file__, "--path", name, "--rows", str(rows), "--threads", str(threads)]
     limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     done = subprocess.run(command, env={**os.environ, **limits}, stdout=subprocess.PIPE, text=True)
-    lines = done.stdout.splitlines()
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
-        return {"path": name, "n": rows, "error": f"exit status {done.returncode}"}
-    return dict(json.loads(lines[-1]))
+        lines.append({"path": name, "n": rows, "error": f"exit status {done.returncode}"})
+    return lines
+
+
+def with_growth(line: Line, before: list[Line]) -> Line:
+    """The line with the power of N that its CPU time has grown with since the last smaller set."""
+    smaller = [one for one in before if one["path"] == line["path"] and one.get("large_set")]
+    if not line.get("large_set") or not smaller:
+        return line
+    rows, seconds = (line[field] / smaller[-1][field] for field in ("n", "cpu_seconds"))
+    return line | {"growth": math.log(seconds) / math.log(rows)}
 
 
 def table(file: Path) -> Iterator[str]:
@@ -97,7 +115,9 @@ def main() -> int:
         import torch
 
         torch.set_num_threads(options.threads)
-        print(json.dumps(paths()[options.path](options.rows, options.threads)))
+        made = paths()[options.path](options.rows, options.threads)
+        for line in made if isinstance(made, list) else [made]:
+            print(json.dumps(line))
         return 0
     from benchmarks import peers
 
@@ -107,13 +127,13 @@ def main() -> int:
         sys.exit(str(error))
     if peers.unset():
         print("Checkouts named by", ", ".join(peers.unset()), "would be compared with too.", file=sys.stderr)
-    failed = False
+    lines: list[Line] = []
     for name, rows, threads in plan(options.large):
         if options.only in name:
-            line = measured(name, rows, threads)
-            failed |= "error" in line
-            print(json.dumps(line), flush=True)
-    return int(failed)
+            for line in measured(name, rows, threads):
+                lines.append(with_growth(line, lines))
+                print(json.dumps(lines[-1]), flush=True)
+    return int(any("error" in line for line in lines))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from raid.data.synthetic import features as simulated
+from raid.ops import approximate
 from raid.ops.approximate import approximate_knn
 from raid.ops.neighbors import knn
 
@@ -34,11 +35,13 @@ def test_recall_is_that_of_the_table(features):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_same_for_any_shards_and_threads(features, threads):
+def test_same_for_any_shards_chunks_and_threads(features, threads, monkeypatch):
     def elsewhere(function, items):
         return [pickle.loads(pickle.dumps(function))(item) for item in items]
 
     here = approximate_knn(features, 12, seed=3, list_rows=32, num_probes=8)
+    monkeypatch.setattr(approximate, "_CHUNK_ROWS", 300)
+    monkeypatch.setattr(approximate, "_TILE_ROWS", 70)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

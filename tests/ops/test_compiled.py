@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import raid.ops.compiled
-from raid.ops.compiled import _cache_folder, compiled, over_rows
+from raid.ops.compiled import _cache_folder, compiled, over_rows, over_threads
 
 
 @compiled
@@ -51,6 +51,19 @@ def test_failure_of_a_chunk_is_raised(threads):
 
     with pytest.raises(ZeroDivisionError):
         over_rows(fail, 0, 6, chunk_rows=2)
+
+
+def test_items_share_the_threads_each_with_one_of_its_own(threads):
+    barrier = threading.Barrier(threads, timeout=20)
+
+    def work(item):
+        barrier.wait()
+        rows = torch.full((600, 600), float(item))
+        return (rows @ rows)[0, 0].item(), torch.get_num_threads()
+
+    found = over_threads(work, range(2 * threads))
+    assert found == [(600.0 * item**2, 1) for item in range(2 * threads)]
+    assert torch.get_num_threads() == threads
 
 
 def test_every_state_of_the_sources_has_a_cache_of_its_own(tmp_path):
