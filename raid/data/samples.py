@@ -6,7 +6,7 @@ import logging
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -29,7 +29,8 @@ OnError = Literal["fail", "skip"]
 T = TypeVar("T")
 
 NULLABLE = ("identity", "camera")
-SPLITS = ("train", "query", "gallery")
+# multi_query: more images of a query's person by the query's camera, which are averaged into one query.
+SPLITS = ("train", "query", "gallery", "multi_query")
 NUM_THREADS = min(16, os.cpu_count() or 1)
 _COLUMNS: dict[str, pa.DataType] = {
     "path": pa.string(),
@@ -59,8 +60,8 @@ class Samples:
     """N images, sorted by path (a `take` keeps the order it was given).
 
     `table` has the columns path (string, posix, relative to `root`), identity and camera (int64, null =
-    not known), split (train, query or gallery), width, height (int32) and content (blake2b-128 of the
-    file, hexadecimal). Its schema's metadata carries the cameras' names.
+    not known), split (one of SPLITS), width, height (int32) and content (blake2b-128 of the
+    file, hexadecimal). Its schema's metadata carries the cameras' names and the facts.
     """
 
     root: Path
@@ -96,8 +97,13 @@ class Samples:
         return tuple(json.loads(_metadata(self.table).get(b"raid.camera_names", b"[]")))
 
     @property
+    def facts(self) -> dict[str, str]:
+        """What is known of the set beside its images, such as version and protocol: recorded with results."""
+        return dict(json.loads(_metadata(self.table).get(b"raid.facts", b"{}")))
+
+    @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that have images, in the order train, query, gallery."""
+        """The splits that have images, in the order of SPLITS."""
         present = set(_texts(self.table, "split"))
         return tuple(split for split in SPLITS if split in present)
 
@@ -144,6 +150,7 @@ class Samples:
         on_error: OnError = "fail",
         num_threads: int = NUM_THREADS,
         camera_names: Sequence[str] = (),
+        facts: Mapping[str, str] | None = None,
     ) -> "Samples":
         """Read the size and hash the content of every record's file.
 
@@ -154,6 +161,7 @@ class Samples:
             on_error: an unreadable file (missing, empty, no image) stops, or is left out with a count.
             num_threads: files read at a time.
             camera_names: what camera 0, 1, ... is called in the set.
+            facts: see the property.
 
         Raises:
             InputError: there is no record, a path occurs twice or leaves the root, or a file is
@@ -176,7 +184,8 @@ class Samples:
             if not isinstance(header, str)
         ]
         table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-        table = table.replace_schema_metadata({"raid.camera_names": json.dumps(list(camera_names))})
+        metadata = {"raid.camera_names": list(camera_names), "raid.facts": dict(facts or {})}
+        table = table.replace_schema_metadata({key: json.dumps(value) for key, value in metadata.items()})
         return Samples(root, table, name)
 
     def _integers(self, column: str) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ class Data(Schema):
         "identity, camera and split (each optional)",
     ] = None
     splits: Annotated[
-        dict[str, Literal["train", "query", "gallery"]] | None,
+        dict[str, Literal["train", "query", "gallery", "multi_query"]] | None,
         "layout folder: what the text captured as split means",
     ] = None
     on_error: Annotated[

@@ -36,7 +36,7 @@ def records() -> list[Record]:
 
 
 def scanned(root: Path) -> Samples:
-    return Samples.scan(root, records(), name="tiny", camera_names=["x", "y", "z"])
+    return Samples.scan(root, records(), name="tiny", camera_names=["x", "y", "z"], facts={"version": "V2"})
 
 
 def test_scan_sorts_by_path_and_reads_every_file(root: Path) -> None:
@@ -84,6 +84,7 @@ def test_parquet_round_trip(root: Path, tmp_path: Path) -> None:
     again = Samples.read(file)
     assert again.table.equals(samples.table)
     assert (again.root, again.name, again.camera_names) == (root, "tiny", ("x", "y", "z"))
+    assert again.facts == again.split("train").facts == {"version": "V2"}
     assert again.fingerprint() == samples.fingerprint()
     assert Samples.read(file, tmp_path).root == tmp_path
     assert [p.name for p in file.parent.iterdir()] == ["manifest.parquet"]
