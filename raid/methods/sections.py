@@ -67,7 +67,7 @@ class Model(Schema):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what cannot be built."""
-        if self.weights == "imagenet" and self.backbone.endswith("_ibn_a"):
+        if self.weights == "imagenet" and (self.backbone == "resnet10" or self.backbone.endswith("_ibn_a")):
             yield "weights", f"torchvision has no ImageNet weights for {self.backbone}: give a file or none"
         if self.batch_norm == "ghost" and self.ghost_size < 2:
             yield "ghost_size", "a batch norm over one image has no variance: use 2 or more"
