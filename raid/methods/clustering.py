@@ -76,13 +76,13 @@ def cluster(
     """
     k1, k2 = neighbors.of(len(features), num_clusters)
     k = min(max(k1, k2, width), len(features))
-    table, recall = _searched(features, k, neighbors, seed, map_blocks)
+    table, recall = search(features, k, neighbors, seed, map_blocks)
     products, rows = table
     with _similarity_folder(neighbors, scratch) as folder:
         similarity = jaccard_from_neighbors(
             features, rows, products, k1=k1, k2=k2, folder=folder, map_blocks=map_blocks
         )
-        labels, notes = _labels(features, similarity, how, num_clusters, seed)
+        labels, notes = labels_of(features, similarity, how, num_clusters, seed)
         silhouette = quality.silhouette(similarity, labels)
         del similarity  # so that what is mapped lets go of its files before they are removed
     if recall is not None and recall < _LOW_RECALL:
@@ -90,8 +90,8 @@ def cluster(
     return Clusters(labels, silhouette, table, recall, notes)
 
 
-def _searched(
-    features: NDArray[np.float32], k: int, neighbors: Neighbors, seed: int, map_blocks: MapBlocks
+def search(
+    features: NDArray[np.float32], k: int, neighbors: Neighbors, seed: int, map_blocks: MapBlocks = map
 ) -> tuple[Table, float | None]:
     """Return the table of the k nearest neighbours, and its recall where it is approximate."""
     if neighbors.search == "exact":
@@ -126,7 +126,7 @@ def _similarity_folder(neighbors: Neighbors, scratch: Path | None) -> Iterator[P
         ) from error
 
 
-def _labels(
+def labels_of(
     features: NDArray[np.float32], similarity: csr_array, how: Clustering, num_clusters: int, seed: int
 ) -> tuple[Ints, list[str]]:
     """Return the labels, and what the method warns of."""

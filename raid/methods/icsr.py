@@ -60,7 +60,7 @@ def run(
         check(config, inputs)
         weights = starting_weights(config.training)
         backend.prepare(config.run.folder)
-        check_memory(config, len(inputs.train), len(weights["neck.weight"]), backend.memory_bytes())
+        check_memory(config, inputs.train, len(weights["neck.weight"]), backend.memory_bytes())
     folder = RunFolder.open(config.run.folder, config, inputs.fingerprint, resume=resume, fresh=fresh)
     # Absolute: a worker may have another working directory.
     folder = RunFolder(folder.path.absolute())

@@ -110,8 +110,8 @@ def clusters(run: Run) -> Iterator[Html]:
     )
     yield note(
         "Camera purity 1: every cluster is of one camera, the model sees cameras rather than people. Churn: "
-        "how much the clusters differ from the epoch before. Recall of the neighbours: what an approximate search "
-        "finds of the true ones."
+        "how much the clusters differ from the epoch before. Recall of the neighbours: what an approximate "
+        "search finds of the true ones."
     )
 
 
