@@ -237,7 +237,7 @@ def describe_plan(
         f"To cluster {counts.train:,} images the dense way would need {clustered.dense / _GIB:,.1f} GiB, "
         f"this one {clustered.memory / _GIB:,.1f}.",
         f"the run        {_time(plan.elapsed)}, {plan.device_hours:,.1f} {kind} hours",
-        f"memory         {_size(plan.memory)} in all processes together{_machines(plan.memory)}",
+        f"memory         {_size(plan.memory)} in all processes together{_machines(plan)}",
         f"disk           {_disk(plan, config)}",
         "Times are a probe's, scaled: good to a factor of two. Memory is above that of the libraries, about "
         "0.5 GiB a process.",
@@ -256,11 +256,12 @@ def _disk(plan: Plan, config: IcsrConfig) -> str:
     return text
 
 
-def _machines(needed: float) -> str:
+def _machines(plan: Plan) -> str:
     available = machine.memory_bytes()
-    if needed <= available:
+    # More machines do not help where one process is too large: `misfits` says what does.
+    if plan.memory <= available or any(step.memory > available for step in plan.steps):
         return ""
-    number = math.ceil(needed / available)
+    number = math.ceil(plan.memory / available)
     return (
         f", more than this machine's {available / _GIB:.1f}: spread the processes over {number} such machines"
     )
