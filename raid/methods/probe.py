@@ -26,7 +26,7 @@ from raid.ops.ranking import rank
 
 T = TypeVar("T")
 Ints = NDArray[np.int64]
-_CLUSTER_ROWS = (2000, 4000)
+_CLUSTER_ROWS = (4000, 12_000)
 _LARGEST_CLUSTER = 200  # of the probe: a set has several
 _QUERIES = 512  # of the evaluation that is measured
 _CPU_BATCH = 16  # a processor takes so many images, or more, at one pace
@@ -58,7 +58,7 @@ class ClusterSpeed:
     """Of one process, on simulated features with as many images a cluster as the run expects.
 
     Attributes:
-        rows: of the larger of the two sets that were measured.
+        rows: of the two sets that were measured.
         pair: seconds of the search for each of `searched_pairs`.
         ranked_pair: seconds of an evaluation for each pair of a query and a gallery image.
         entry: seconds of Jaccard similarity and silhouette for each stored entry.
@@ -66,7 +66,7 @@ class ClusterSpeed:
         methods: seconds of each method that the run uses for each unit of `method_work`.
     """
 
-    rows: int
+    rows: tuple[int, int]
     pair: float
     ranked_pair: float
     entry: float
@@ -80,8 +80,8 @@ class ClusterSpeed:
         through the two sets that were measured.
         """
         few, many = (1.0 / entries for entries in self.entries)
-        slope = max(0.0, few - many) / (1.0 / _CLUSTER_ROWS[0] - 1.0 / self.rows)
-        limit = max(0.0, many - slope / self.rows)
+        slope = max(0.0, few - many) / (1.0 / self.rows[0] - 1.0 / self.rows[1])
+        limit = max(0.0, many - slope / self.rows[1])
         return float(min(num_rows, 1.0 / max(limit + slope / num_rows, 1e-12)))
 
     def expected_entries(self, task: ClusterTask) -> float:
@@ -160,7 +160,7 @@ def probe_clustering(config: IcsrConfig, *, dimensions: int, cluster_size: float
     size = min(max(2, round(cluster_size)), _LARGEST_CLUSTER)
     stages = [config.inter, config.intra] if config.refine.enabled else [config.inter]
     small, large = (_cluster(config, stages, rows, size, dimensions) for rows in _CLUSTER_ROWS)
-    return replace(large, entries=(small.entries[1], large.entries[1]))
+    return replace(large, rows=(small.rows[1], large.rows[1]), entries=(small.entries[1], large.entries[1]))
 
 
 def _cluster(
@@ -182,7 +182,7 @@ def _cluster(
         _, seconds = _timed(lambda: labels_of(rows, similarity, how, num_clusters, config.seed))  # noqa: B023
         methods[how.method] = seconds / method_work(replace(task, how=how), entries)
     return ClusterSpeed(
-        len(rows),
+        (len(rows), len(rows)),
         searched / searched_pairs(task),
         _ranked_pair(simulated),
         (compared + scored) / similarity.nnz,
