@@ -119,7 +119,7 @@ class Optimizer(Schema):
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbors(Schema):
-    """The k-reciprocal Jaccard distance (methods.md 2.4)."""
+    """The search for neighbours, and the k-reciprocal Jaccard distance (methods.md 2.4)."""
 
     k1: Annotated[
         PositiveInt | Literal["auto"],
@@ -127,6 +127,19 @@ class Neighbors(Schema):
         "average cluster, 6 to 30",
     ] = 30
     k2: Annotated[PositiveInt, "neighbours averaged in the query expansion"] = 6
+    search: Annotated[
+        Literal["exact", "approximate"],
+        "approximate: compare an image with the lists nearest to it alone, for sets of many 100,000 images; "
+        "the share of the true neighbours that are found is the figure neighbors/recall",
+    ] = "exact"
+    probes: Annotated[
+        PositiveInt, "approximate: lists of about 256 images that an image is compared with"
+    ] = 96
+    similarity: Annotated[
+        Literal["memory", "disk"],
+        "where the similarity is kept while a clustering needs it; disk: in a folder of its own under "
+        "data.cache_folder; the result is the same",
+    ] = "memory"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield impossible neighbourhoods."""

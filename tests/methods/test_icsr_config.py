@@ -14,7 +14,7 @@ DATA = {"data.root": "images"}  # all that a run needs to be told
 NOT_IN_HASH = {
     *("run.folder", "run.workers", "run.device", "run.checkpoint_steps", "run.keep_checkpoints"),
     *("data.root", "data.cache_folder", "data.cache_limit_gib", "evaluate.every", "evaluate.ap"),
-    *("extract.on", "pool.size", "track.enabled", "track.experiment"),
+    *("neighbors.similarity", "extract.on", "pool.size", "track.enabled", "track.experiment"),
 }
 
 
