@@ -32,7 +32,6 @@ def losses(folder: Path) -> Iterator[tuple[str, float]]:
             model__backbone="resnet18",
             inter__epochs=3,
             inter__steps=4,
-            numerics__threads=2,
             **overrides,
         )
         for step in icsr.run(config).steps():
