@@ -60,7 +60,9 @@ def run(
         weights = starting_weights(config.training)
         backend.prepare(config.run.folder)
         check_memory(config, len(inputs.train), len(weights["neck.weight"]), backend.memory_bytes())
-    folder = RunFolder.open(config.run.folder, config, inputs.fingerprint, resume=resume, fresh=fresh)
+    folder = RunFolder.open(
+        config.run.folder, config, inputs.fingerprint, facts=inputs.facts, resume=resume, fresh=fresh
+    )
     folder = RunFolder(folder.path.absolute())  # a worker may have another working directory
     with _tracked(config, folder):
         local_labels = None
