@@ -121,12 +121,23 @@ def test_a_folder_appears_when_the_block_ends(tmp_path, umask):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_that_is_not_finished_or_not_first_is_cleared_away(tmp_path):
-    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "folder") as temporary:
-        (temporary / "file").write_text("half")
+def write_folder(path, *, meanwhile):
+    with atomic_folder(path) as temporary:
+        (temporary / "file").write_text("mine")
+        meanwhile()
+
+
+def test_a_folder_that_is_not_finished_is_cleared_away(tmp_path):
+    def killed():
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path / "folder", meanwhile=killed)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(OSError, match="not empty"), atomic_folder(tmp_path / "folder") as temporary:
-        (tmp_path / "folder").mkdir()
-        (tmp_path / "folder" / "file").write_text("quicker")
-    assert [file.read_text() for file in tmp_path.rglob("*") if file.is_file()] == ["quicker"]
+
+
+def test_a_folder_that_another_process_made_first_stays(tmp_path):
+    path = tmp_path / "folder"
+    with pytest.raises(OSError, match="not empty"):
+        write_folder(path, meanwhile=lambda: write_folder(path, meanwhile=lambda: None))
+    assert [file.name for file in tmp_path.rglob("*")] == ["folder", "file"]
