@@ -57,14 +57,22 @@ def load(
     """
     assert 0 <= split_number < NUM_SPLITS, split_number
     folders, key = (root, root / RELEASE), _KEYS[boxes]
-    mat = _first(folders, MAT)
+    mat, images = _first(folders, MAT), _first(folders, f"images_{key}")
+    if mat is None and images is None:
+        raise InputError(
+            f"no {MAT} and no images_{key} {_in(folders)}; set data.root to where cuhk03_release.zip was "
+            "unpacked"
+        )
     facts = {"set": "CUHK03", "protocol": "standard", "boxes": boxes}
     if protocol == "classic":
         records = _classic(_needed(mat, folders), key, split_number)
         facts |= {"protocol": "cuhk03_classic", "split_number": str(split_number)}
     else:
         records = _new(folders, key)
-    images = _extracted(folders, mat, key)
+    if images is None:
+        assert mat is not None
+        images = mat.parent / f"images_{key}"
+        cuhk03_mat.extract(mat, key, images)
     _check_whole(images, records, mat, on_error)
     samples = Samples.scan(
         images.parent, records, name="cuhk03", on_error=on_error, camera_names=("1", "2"), facts=facts
@@ -134,21 +142,6 @@ def _view(name: str) -> int:
     return int(match[1]) - 1
 
 
-def _extracted(folders: Iterable[Path], mat: Path | None, key: str) -> Path:
-    """Return the folder of the pictures, extracting them if there is none."""
-    images = _first(folders, f"images_{key}")
-    if images is not None and images.is_dir():
-        return images
-    if mat is None:
-        raise InputError(
-            f"no {MAT} and no images_{key} {_in(folders)}; set data.root to where cuhk03_release.zip was "
-            "unpacked"
-        )
-    images = mat.parent / f"images_{key}"
-    cuhk03_mat.extract(mat, key, images)
-    return images
-
-
 def _check_whole(images: Path, records: Collection[Record], mat: Path | None, on_error: OnError) -> None:
     """Refuse a folder that somebody extracted in part (raid's own are whole)."""
     there = set(os.listdir(images))
@@ -169,6 +162,7 @@ def _published(boxes: Boxes, protocol: Protocol, split_number: int) -> counts.Co
 
 
 def _first(folders: Iterable[Path], name: str) -> Path | None:
+    """Return the first file or folder of that name."""
     return next((folder / name for folder in folders if (folder / name).exists()), None)
 
 
