@@ -128,7 +128,7 @@ def warn_unless_equal(root: Path, of: str, what: str, found: int | str, publishe
     """Log a warning that names both numbers, if they differ."""
     if found != published:
         logger.warning(
-            "%s: %s: %s, but %s were published for %s; look whether the set is whole, and that version",
+            "%s: %s: %s, but %s were published for %s; check that the set is whole and of that version",
             root, what, found, published, of,
         )  # fmt: skip
 

@@ -106,17 +106,9 @@ def _repacked(base: Path) -> dict[str, list[Record]]:
 
 
 def _listed(base: Path, version: str, on_error: OnError) -> dict[str, list[Record]]:
-    train_folder, test_folder = VERSIONS[version]
+    train, test = VERSIONS[version]
     return {
-        part: list(
-            _read_list(
-                base,
-                train_folder if split == "train" else test_folder,
-                name,
-                split,
-                on_error,
-            )
-        )
+        part: list(_read_list(base, train if split == "train" else test, name, split, on_error))
         for part, (name, split) in LISTS.items()
     }
 

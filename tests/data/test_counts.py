@@ -109,7 +109,7 @@ def test_one_image_that_is_missing_shows(caplog: pytest.LogCaptureFixture) -> No
         "train images: 12935, but 12936",
         "training images of camera 3: 2706, but 2707",
     ]
-    assert "for Market-1501; look whether the set is whole" in caplog.text
+    assert "for Market-1501; check that the set is whole" in caplog.text
 
 
 def test_junk_and_distractors_are_no_people(caplog: pytest.LogCaptureFixture) -> None:

@@ -162,7 +162,7 @@ def test_counts_are_compared_without_the_distractors(base: Path, caplog: pytest.
         "training identities of camera 1, 2, 3, 4, 5 and 1 more: 1, 0, 0, 0, 0, but 652, 541, 694, 241, 576",
         "training images of camera 1, 2, 3, 4, 5 and 1 more: 1, 0, 0, 0, 0, but 2017, 1709, 2707, 920, 2338",
     ]
-    assert all("for Market-1501; look whether the set is whole" in message for message in caplog.messages)
+    assert all("for Market-1501; check that the set is whole" in message for message in caplog.messages)
 
 
 def test_rendered_people_are_not_taken_for_the_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
