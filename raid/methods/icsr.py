@@ -61,7 +61,9 @@ def run(
         weights = starting_weights(config.training)
         backend.prepare(config.run.folder)
         check_memory(config, inputs.train, len(weights["neck.weight"]), backend.memory_bytes())
-    folder = RunFolder.open(config.run.folder, config, inputs.fingerprint, resume=resume, fresh=fresh)
+    folder = RunFolder.open(
+        config.run.folder, config, inputs.fingerprint, facts=inputs.facts, resume=resume, fresh=fresh
+    )
     # Absolute: a worker may have another working directory.
     folder = RunFolder(folder.path.absolute())
     config = replace(config, data=replace(config.data, cache_folder=config.data.cache_folder.absolute()))
