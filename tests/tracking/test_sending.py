@@ -18,7 +18,8 @@ def test_all_of_a_run(runs, client, folder, tmp_path):
     with tracked.follow(folder, method="icsr", note="mine"):
         for epoch in range(4):
             tracked.record(folder, epoch)
-            time.sleep(0.1)
+            tracked.until(lambda epoch=epoch: tracked.sent(folder) == list(range(epoch + 1)))
+            time.sleep(0.02)  # or two have one time
         tracked.end(folder)
     run = tracked.assert_complete(client, folder, tmp_path / "downloads", "FINISHED")
     assert run.info.run_name == "run"
