@@ -180,8 +180,8 @@ def _sizes(inspections: Sequence[Inspection]) -> dict[str, Any] | None:
 def _paragraph(finding: Finding) -> str:
     kind = finding.kind
     lines = [
-        f"{kind.severity.upper():8} {finding.name}: {finding.count:,} {kind.meaning}",
-        f"         to do: {kind.advice}",
+        f"{kind.severity.upper():8} {finding.name} ({finding.count:,}): {kind.meaning}",
+        *([f"         to do: {kind.advice}"] if kind.advice else []),
         *(f"         - {example}" for example in finding.examples[:_SHOWN]),
     ]
     more = finding.count - _SHOWN

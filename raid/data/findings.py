@@ -31,7 +31,7 @@ class Kind:
 
     severity: Severity
     meaning: str
-    advice: str
+    advice: str  # empty: nothing
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ KINDS = {
         "info", "images without a camera: none has one", "for ICSR, capture it; the baseline needs none"
     ),
     "unlabelled": Kind("info", "images of train without an identity", "nothing: training needs none"),
-    "one_camera_query": Kind("info", "identities of query seen by one camera only", "nothing"),
-    "one_camera_gallery": Kind("info", "identities of gallery seen by one camera only", "nothing"),
+    "one_camera_query": Kind("info", "identities of query seen by one camera only", ""),
+    "one_camera_gallery": Kind("info", "identities of gallery seen by one camera only", ""),
     "rotated": Kind(
         "info", "images that their EXIF orientation turns", "nothing: raid turns them; other programs may not"
     ),

@@ -75,6 +75,7 @@ def _look(image: Image.Image, content: str, suffix: str) -> Inspection:
         mode=image.mode,
         wrong_suffix=_FORMAT_OF_SUFFIX.get(suffix, kind) != kind,
     )
+    turned = image.format == "TIFF" and orientation(image) != 1  # PIL turns it when it loads
     reduce_large(image, _REDUCED, _REDUCED)
     try:
         image.load()
@@ -83,7 +84,7 @@ def _look(image: Image.Image, content: str, suffix: str) -> Inspection:
     seen = replace(
         seen,
         transparent=image.has_transparency_data,
-        rotated=orientation(image) != 1,
+        rotated=turned or orientation(image) != 1,
         frames=getattr(image, "is_animated", False),
     )
     try:
