@@ -217,7 +217,7 @@ def _config(options: argparse.Namespace) -> None:
 
 
 def _add_data(commands: Commands) -> None:
-    parser = commands.add_parser("data", help="render the built-in set, measure it, write a manifest")
+    parser = commands.add_parser("data", help="render the built-in set, write a manifest, check a set")
     data = parser.add_subparsers(title="data commands", required=True, metavar="COMMAND")
 
     synth = data.add_parser("synth", help="render people as JPEG files in Market-1501's layout")
