@@ -4,7 +4,7 @@ from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 # A JPEG of as many pixels is decoded at a half, a quarter or an eighth of its size (the decoder drops the
 # frequencies that the resize would drop anyway) while that leaves _MARGIN times the size asked for in both
@@ -14,6 +14,15 @@ LARGE_PIXELS = 2**20
 _MARGIN = 2
 _SIXTEEN_BITS = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # PIL opens a 16-bit PGM as I
 _QUARTER_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
@@ -55,7 +64,7 @@ def orientation(image: Image.Image) -> int:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata makes its reader raise nearly anything, and the pixels may be whole
         return 1
-    return found if found in range(1, 9) else 1
+    return found if found in _TURNS else 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -72,8 +81,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: the pixels have no known range.
     """
-    if orientation(image) != 1:
-        ImageOps.exif_transpose(image, in_place=True)
+    # Not ImageOps.exif_transpose, which also rewrites the metadata and may fail where that is damaged.
+    turn = _TURNS.get(orientation(image))
+    rgb = _converted(image)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _converted(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BITS:
         return _high_byte(image).convert("RGB")
     if image.mode == "F":

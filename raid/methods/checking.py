@@ -48,6 +48,8 @@ def _data(arguments: Sequence[str]) -> tuple[Data, dict[str, str]]:
         return data, {"layout": data.layout}
     path = Path(first).expanduser()
     fields[0] = f"root={json.dumps(str(path))}"
+    if any(field.startswith("pattern=") for field in fields):
+        fields.insert(1, "layout=folder")  # unless the fields say another
     if any(field.startswith("layout=") for field in fields):
         data = load(Data, overrides=fields)
         return data, {"layout": data.layout}

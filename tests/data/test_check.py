@@ -312,7 +312,13 @@ def test_the_set_may_be_named_in_any_way(own: Path, tmp_path: Path, capsys) -> N
     table.write_text("\n".join(["path,identity,camera,split", *rows]))
     capsys.readouterr()
     expected = Samples.read(manifest).fingerprint()
-    for given in ([str(manifest)], fields(own), [str(own), *fields(own)[1:]], [str(table)]):
+    for given in (
+        [str(manifest)],
+        fields(own),
+        [str(own), *fields(own)[1:]],
+        [str(own), fields(own)[2]],
+        [str(table)],
+    ):
         assert main(["data", "check", *given]) == 0
         out = capsys.readouterr().out
         assert f"fingerprint {expected}\n" in out

@@ -98,6 +98,7 @@ def test_pictures_are_turned_upright(tmp_path: Path, kind: str, orientation: int
     assert (samples.table["width"].to_pylist(), samples.table["height"].to_pylist()) == ([7], [11])
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
 def test_a_damaged_orientation_is_passed_over() -> None:
     image = Image.fromarray(noise(7, 11))
     for damaged in (b"Exif\x00\x00MM\x00*\xff\xff\xff\xff\x00", b"Exif\x00\x00nonsense"):
@@ -105,6 +106,17 @@ def test_a_damaged_orientation_is_passed_over() -> None:
         np.testing.assert_array_equal(as_is(data), as_is(encoded(image, "JPEG")))
     data = encoded(image, "PNG", exif=exif(99))
     np.testing.assert_array_equal(as_is(data), np.asarray(image))
+
+
+def test_odd_pixels_are_turned_too() -> None:
+    grey = (deep() >> 8).astype(np.uint8)
+    data = encoded(Image.fromarray(STORED[8](deep()).copy()), "PNG", exif=exif(8))
+    np.testing.assert_array_equal(as_is(data)[..., 0], grey)
+    palette = Image.new("P", (2, 1), 1)
+    palette.putpalette([200, 100, 50, 10, 20, 30])
+    palette.putpixel((0, 0), 0)
+    data = encoded(palette, "PNG", transparency=0, exif=exif(6))
+    assert as_is(data).tolist() == [[[0, 0, 0]], [[10, 20, 30]]]
 
 
 def deep() -> np.ndarray:
