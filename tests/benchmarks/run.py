@@ -3,7 +3,7 @@
     python tests/benchmarks/run.py                 12,936 rows (Market-1501's training set), about 15 minutes
     python tests/benchmarks/run.py --large         32,621 rows (MSMT17's), one million, and the large peers
     python tests/benchmarks/run.py --only linkage  the paths whose name holds the text
-    python tests/benchmarks/run.py --table FILE    the README's table from the lines of an earlier run
+    python tests/benchmarks/run.py --table FILE    the README's tables from the lines of an earlier run
 
 `ratio` is the peer's CPU-seconds over ours: higher is better. Processors and their neighbours differ, so
 compare ratios, not seconds. `extrapolated` peers were measured on fewer rows and scaled. Published programs
@@ -82,19 +82,26 @@ def with_growth(line: Line, before: list[Line]) -> Line:
     return line | {"growth": math.log(seconds) / math.log(rows)}
 
 
-def table(file: Path) -> Iterator[str]:
-    """The README's table."""
+def tables(file: Path) -> Iterator[str]:
+    """The README's tables: against the peers, and of the large sets."""
+    lines = [json.loads(line) for line in file.read_text().splitlines() if line.startswith("{")]
     yield "| path | rows | ours, CPU-s | peak above the input, GiB | peer | peer, CPU-s | ratio |"
     yield "| --- | ---: | ---: | ---: | --- | ---: | ---: |"
-    for line in map(json.loads, file.read_text().splitlines()):
-        if "ratio" not in line:
-            continue
-        about = "about " if line.get("extrapolated") else ""
-        peer = (
-            f"{line['reference']} | {about}{line['reference_cpu_seconds']:.1f} | {about}{line['ratio']:.1f}"
-        )
-        ours = f"{line['cpu_seconds']:.2f} | {line['peak_rss_gib']:.2f}"
-        yield f"| {line['path']} | {line['n']:,} | {ours} | {peer} |"
+    for line in lines:
+        if "ratio" in line:
+            about = "about " if line.get("extrapolated") else ""
+            peer = f"{about}{line['reference_cpu_seconds']:.1f} | {about}{line['ratio']:.1f}"
+            ours = f"{line['cpu_seconds']:.2f} | {line['peak_rss_gib']:.2f} | {line['reference']}"
+            yield f"| {line['path']} | {line['n']:,} | {ours} | {peer} |"
+    yield ""
+    yield "| path | rows | seconds | CPU-s | grows with the power | anonymous, GiB | held before it, GiB |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for line in lines:
+        if line.get("large_set"):
+            growth = f"{line['growth']:.2f}" if "growth" in line else ""
+            time = f"{line['seconds']:.1f} | {line['cpu_seconds']:.1f} | {growth}"
+            memory = f"{line['anonymous_gib']:.2f} | {line['held_gib']:.2f}"
+            yield f"| {line['path']} | {line['n']:,} | {time} | {memory} |"
 
 
 def main() -> int:
@@ -102,14 +109,14 @@ def main() -> int:
     parser.add_argument("--large", action="store_true", help="32,621 rows, one million, the large peers")
     parser.add_argument("--only", default="", metavar="TEXT", help="paths whose name holds it")
     parser.add_argument(
-        "--table", type=Path, metavar="FILE", help="print the README's table of a run's lines"
+        "--table", type=Path, metavar="FILE", help="print the README's tables of a run's lines"
     )
     parser.add_argument("--path", help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.table:
-        print("\n".join(table(options.table)))
+        print("\n".join(tables(options.table)))
         return 0
     if options.path:
         import torch
