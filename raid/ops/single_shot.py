@@ -61,7 +61,7 @@ def rank_single_shot(
             raise ValueError("a distance is not a number (NaN): it has no place in an order")
         for query, distances in enumerate(block, first):
             ranked = _ranked(distances, gallery_identities, rules.counted(query))
-            match = (ranked == query_identities[query]) & (query_identities[query] != -1)
+            match = ranked == query_identities[query]  # junk is not ranked: a query of it has none
             if match.any():
                 places = _drawn_places(ranked, match, repeats, seed, query)
                 firsts.append(places)
@@ -107,9 +107,7 @@ def _drawn_places(
 ) -> Ints:
     """Return the place of the drawn match among the drawn images, (repeats,)."""
     _, best, person = np.unique(ranked, return_index=True, return_inverse=True)
-    person = np.argsort(np.argsort(best))[
-        person
-    ]  # people numbered by their best places, whatever their names
+    person = np.argsort(np.argsort(best))[person]  # by their best places, whatever their names
     counts = np.bincount(person)
     by_person = np.argsort(person, kind="stable")  # places of the first person, rising, of the second, ...
     drawn = draws(counts, repeats=repeats, seed=seed, query=query)
