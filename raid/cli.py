@@ -166,7 +166,7 @@ def _add_plan(commands: Commands) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from raid import log, machine
+    from raid import log
     from raid.config import load
     from raid.methods.icsr_config import IcsrConfig
     from raid.methods.plan import Counts, counts_of, plan_run
@@ -184,13 +184,10 @@ def _plan(options: argparse.Namespace) -> None:
         counts = Counts(cameras, options.query, options.gallery)
     else:
         counts = counts_of(config)
-    plan, text = plan_run(config, counts, tflops=options.tflops)
+    text, misfits = plan_run(config, counts, tflops=options.tflops)
     print(text)
-    if plan.largest > machine.memory_bytes():
-        raise InputError(
-            f"it does not fit: one process takes {plan.largest / 2**30:.1f} GiB, and this machine has "
-            f"{machine.memory_bytes() / 2**30:.1f}"
-        )
+    if misfits:
+        raise InputError("\n".join(f"it does not fit: {line}" for line in misfits))
 
 
 def _add_config(commands: Commands) -> None:

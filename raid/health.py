@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from raid.ops import quality
 
@@ -16,7 +15,7 @@ def cluster_health(
     refined_labels: Ints,
     *,
     cameras: Ints | None,
-    similarity: csr_array,
+    silhouette: float,
     previous_labels: Ints | None,
 ) -> dict[str, float]:
     """Describe an epoch's clusters without any ground truth.
@@ -25,7 +24,7 @@ def cluster_health(
         global_labels: (N,) clusters before refinement, -1 = outlier.
         refined_labels: (N,) after refinement, -1 = outlier or discarded.
         cameras: (N,), or None for a set without.
-        similarity: sparse (N, N) that the clusters were made from.
+        silhouette: of the clusters before refinement.
         previous_labels: (N,) global labels of the epoch before, for the churn.
     """
     sizes = np.bincount(global_labels[global_labels >= 0])
@@ -39,7 +38,7 @@ def cluster_health(
         "cluster/size_median": float(np.median(sizes)) if len(sizes) else 0.0,
         "cluster/size_max": float(sizes.max(initial=0)),
         "cluster/singletons": float((sizes == 1).sum()),
-        "cluster/silhouette": quality.silhouette(similarity, global_labels),
+        "cluster/silhouette": silhouette,
         "refine/discarded": discarded / len(global_labels),
     }
     if cameras is not None:

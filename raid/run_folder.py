@@ -1,7 +1,8 @@
 """The folder of one run: what is in it, when it may be written, and how it is continued.
 
 config.yaml           the whole resolved configuration
-run.json              what determines the result: configuration and its hash, fingerprint of the data
+run.json              what determines the result: configuration and its hash, fingerprint of the data;
+                      and what set it is (`Samples.facts`: its name, version, protocol)
 local/                local labels of the cameras that are done
 local_labels.parquet  the local labels of all cameras
 checkpoints/          full state, latest last
@@ -49,8 +50,24 @@ class RunFolder:
     path: Path
 
     @staticmethod
-    def open(path: Path, config: Schema, fingerprint: str, *, resume: bool, fresh: bool) -> "RunFolder":
+    def open(
+        path: Path,
+        config: Schema,
+        fingerprint: str,
+        *,
+        facts: Mapping[str, str] | None = None,
+        resume: bool,
+        fresh: bool,
+    ) -> "RunFolder":
         """Make the folder of a new run, or go on in one that the same configuration and data made.
+
+        Args:
+            path: of the folder.
+            config: resolved.
+            fingerprint: of the images.
+            facts: of the images, `Samples.facts`, to be recorded.
+            resume: go on with the run that the folder holds.
+            fresh: start the run in the folder over.
 
         Raises:
             InputError: the folder holds a run and neither `resume` nor `fresh` was said, what is resumed
@@ -63,7 +80,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             # First, for the other files to be known as this run's.
             with atomic_path(folder._file("run.json")) as temporary:
-                temporary.write_text(json.dumps(identity, indent=1))
+                temporary.write_text(json.dumps({**identity, "set": dict(facts or {})}, indent=1))
             with atomic_path(folder._file("config.yaml")) as temporary:
                 temporary.write_text(to_yaml(config))
         except OSError as error:
@@ -108,6 +125,8 @@ class RunFolder:
 
     def recorded(self) -> dict[str, Any]:
         """Return what determines the result: config_hash, data (its fingerprint) and config ("a.b": value).
+
+        And `set`: the facts of the data, none in a run of an older raid.
 
         Raises:
             InputError: the folder holds no run, or its run.json is another program's.
@@ -167,7 +186,8 @@ class RunFolder:
     def _recorded(self) -> dict[str, Any]:
         try:
             recorded = json.loads(self._file("run.json").read_text())
-            return {key: recorded[key] for key in ("config_hash", "data", "config")}
+            kept = {key: recorded[key] for key in ("config_hash", "data", "config")}
+            return {**kept, "set": dict(recorded.get("set", {}))}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"run.folder: {self._file('run.json')} is not a file that raid wrote; choose another folder"

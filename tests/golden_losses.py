@@ -27,7 +27,12 @@ def losses(folder: Path) -> Iterator[tuple[str, float]]:
     for name, values in RUNS.items():
         overrides = {key.replace(".", "__"): value for key, value in values.items()}
         config = tiny.config(
-            root, folder / name, inter__epochs=3, inter__steps=4, numerics__threads=2, **overrides
+            root,
+            folder / name,
+            model__backbone="resnet18",
+            inter__epochs=3,
+            inter__steps=4,
+            **overrides,
         )
         for step in icsr.run(config).steps():
             yield f"{name} epoch {step['epoch']} step {step['step']}", step["loss"]

@@ -2,10 +2,11 @@
 
 import sys
 import textwrap
+from functools import partial
 
 import pytest
 import torch
-from benchmarks import paths_checkouts, peers, run
+from benchmarks import measure, paths_checkouts, peers, run
 
 ROWS = 300
 HEAVY = "raise ImportError('the benchmark needs one file, not the package')\n"
@@ -107,7 +108,8 @@ def test_a_line_with_a_ratio_where_the_variable_is_set(name, variable, reference
 def test_scaled_from_fewer_rows(name, checkouts, monkeypatch):
     monkeypatch.setenv(paths_checkouts.NEEDS[name], str(checkouts))
     monkeypatch.setattr(paths_checkouts, "LARGEST_IN_FULL", 100)
-    monkeypatch.setattr(paths_checkouts, "PIECE", 200)
+    for module in (measure, paths_checkouts):
+        monkeypatch.setattr(module, "PIECE", 200)
     line = run.paths()[name](ROWS, 1)
     assert line["extrapolated"]
     assert line["largest_difference"] < 1e-5
@@ -117,11 +119,13 @@ def test_scaled_from_fewer_rows(name, checkouts, monkeypatch):
 def test_loops_grow_with_the_rows_and_tables_with_their_square(kind, expected, monkeypatch):
     taken = {"linear": lambda count: count, "square": lambda count: count**2 / 2_000}[kind]
     monkeypatch.setattr(
-        paths_checkouts,
+        measure,
         "measured",
         lambda work: (work(), {"seconds": work(), "cpu_seconds": work(), "peak_rss_gib": 1.0}),
     )
-    _, cost, extrapolated = paths_checkouts._in_full_or_scaled(taken, 20_000, in_full=False)
+    _, cost, extrapolated = measure.in_full_or_scaled(
+        lambda count: partial(taken, count), 20_000, in_full=False
+    )
     assert extrapolated
     assert cost["cpu_seconds"] == pytest.approx(2_000 * expected)
 

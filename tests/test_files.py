@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raid.errors import InputError
-from raid.files import atomic_path, read_tensors
+from raid.files import atomic_folder, atomic_path, read_tensors
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o007])
@@ -109,3 +109,35 @@ def test_what_is_no_file_of_tensors_is_named(tmp_path):
         assert "\n" not in str(raised.value)
     with pytest.raises(InputError, match=r"none\.pt: not a file .*No such file"):
         read_tensors(tmp_path / "none.pt")
+
+
+def test_a_folder_appears_when_the_block_ends(tmp_path, umask):
+    path = tmp_path / "deep" / "folder"
+    with atomic_folder(path) as temporary:
+        (temporary / "file").write_text("new")
+        assert not path.exists()
+    assert (path / "file").read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o777 & ~umask
+    assert list(path.parent.iterdir()) == [path]
+
+
+def write_folder(path, *, meanwhile):
+    with atomic_folder(path) as temporary:
+        (temporary / "file").write_text("mine")
+        meanwhile()
+
+
+def test_a_folder_that_is_not_finished_is_cleared_away(tmp_path):
+    def killed():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path / "folder", meanwhile=killed)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_another_process_made_first_stays(tmp_path):
+    path = tmp_path / "folder"
+    with pytest.raises(OSError, match="not empty"):
+        write_folder(path, meanwhile=lambda: write_folder(path, meanwhile=lambda: None))
+    assert [file.name for file in tmp_path.rglob("*")] == ["folder", "file"]

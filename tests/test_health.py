@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from scipy.sparse import csr_array
 
 from raid.health import alarms, cluster_health, label_quality
 from raid.ops import quality
@@ -10,11 +9,6 @@ GLOBAL = np.array([0, 0, 0, 0, 1, 1, 2, -1, 3, 3])
 REFINED = np.array([0, 0, -1, 0, 1, 1, 2, -1, 3, 3])
 CAMERAS = np.array([0, 0, 0, 1, 0, 0, 1, 1, 1, 0])
 HEALTHY = {"cluster/num": 50.0, "cluster/largest": 0.1, "cluster/coverage": 0.9}
-
-
-def same_cluster(labels: np.ndarray) -> csr_array:
-    """Similarity 1 within clusters, none between them: silhouette 1, and 0 of singletons."""
-    return csr_array((labels[:, None] == labels).astype(float))
 
 
 def random_case(seed: int, count: int = 60) -> dict[str, np.ndarray]:
@@ -30,9 +24,7 @@ def random_case(seed: int, count: int = 60) -> dict[str, np.ndarray]:
 
 
 def test_figures_of_an_epoch_by_hand():
-    figures = cluster_health(
-        GLOBAL, REFINED, cameras=CAMERAS, similarity=same_cluster(GLOBAL), previous_labels=None
-    )
+    figures = cluster_health(GLOBAL, REFINED, cameras=CAMERAS, silhouette=8 / 9, previous_labels=None)
     assert figures == pytest.approx(
         {
             "cluster/num": 4,
@@ -50,7 +42,7 @@ def test_figures_of_an_epoch_by_hand():
 
 
 def test_sets_without_cameras_and_first_epochs_have_fewer_figures():
-    given = {"similarity": same_cluster(GLOBAL), "previous_labels": None}
+    given = {"silhouette": 0.5, "previous_labels": None}
     without = cluster_health(GLOBAL, REFINED, cameras=None, **given)
     assert "cluster/camera_purity" not in without
     assert "cluster/churn" not in without
@@ -73,7 +65,7 @@ def test_churn_by_hand(previous, labels, churn):
         labels,
         labels,
         cameras=None,
-        similarity=same_cluster(labels),
+        silhouette=0.0,
         previous_labels=np.array(previous),
     )
     assert figures["cluster/churn"] == pytest.approx(churn)
@@ -85,7 +77,7 @@ def test_nothing_clustered():
         nothing,
         nothing,
         cameras=np.zeros(5, np.int64),
-        similarity=same_cluster(nothing),
+        silhouette=0.0,
         previous_labels=None,
     )
     assert figures.pop("cluster/outliers") == 5
@@ -94,8 +86,8 @@ def test_nothing_clustered():
 
 def test_all_in_one_cluster():
     one = np.zeros(4, np.int64)
-    figures = cluster_health(one, one, cameras=None, similarity=same_cluster(one), previous_labels=None)
-    assert (figures["cluster/num"], figures["cluster/largest"], figures["cluster/silhouette"]) == (1, 1, 0)
+    figures = cluster_health(one, one, cameras=None, silhouette=0.0, previous_labels=None)
+    assert (figures["cluster/num"], figures["cluster/largest"]) == (1, 1)
 
 
 def test_label_quality_by_hand():
@@ -175,16 +167,14 @@ def test_the_order_of_the_images_does_not_matter(seed):
     assert label_quality(**permuted) == pytest.approx(label_quality(**case))
 
     rng = np.random.default_rng(seed)
-    similarity, previous = rng.random((60, 60)), rng.integers(-1, 9, 60)
-    similarity = similarity + similarity.T
-    similarity /= similarity.max()
+    previous = rng.integers(-1, 9, 60)
 
     def health(of: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, float]:
         return cluster_health(
             of["global_labels"],
             of["refined_labels"],
             cameras=of["cameras"],
-            similarity=csr_array(similarity[rows][:, rows]),
+            silhouette=0.5,
             previous_labels=previous[rows],
         )
 

@@ -81,6 +81,7 @@ def test_plan(folder):
     out = run(block, folder)
     assert "32,621 training images of 15 cameras, 11,659 queries, 82,161 gallery images" in out
     assert "4 workers of 1 threads" in out
+    assert "To cluster 1,000,000 images the dense way would need 7,450.6 GiB, this one " in out
 
 
 def test_every_block_is_run_by_a_test_or_is_a_make_target():

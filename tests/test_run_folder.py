@@ -2,7 +2,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 
@@ -29,7 +29,7 @@ class Recipe(Schema):
 CONFIG = Recipe()
 
 
-def opened(path: Path, config: Recipe = CONFIG, data: str = "images", **how: bool) -> RunFolder:
+def opened(path: Path, config: Recipe = CONFIG, data: str = "images", **how: Any) -> RunFolder:
     return RunFolder.open(path, config, data, **{"resume": False, "fresh": False, **how})
 
 
@@ -192,6 +192,18 @@ def test_what_determines_the_result_is_read_back(run):
     assert recorded["data"] == "images"
     assert recorded["config"]["flour"] == 500
     assert "oven" not in recorded["config"]
+
+
+def test_what_the_set_is_is_recorded_and_changes_nothing(tmp_path):
+    facts = {"set": "MSMT17", "version": "V1"}
+    folder = opened(tmp_path / "run", facts=facts)
+    assert folder.recorded()["set"] == facts
+    assert opened(tmp_path / "run", resume=True).recorded()["set"] == {}
+    old = json.loads((folder.path / "run.json").read_text())
+    del old["set"]  # as raid wrote it before
+    (folder.path / "run.json").write_text(json.dumps(old))
+    assert folder.recorded()["set"] == {}
+    assert opened(tmp_path / "run", resume=True, facts=facts).recorded()["set"] == facts
 
 
 def test_a_folder_without_a_run_has_nothing_to_read_back(tmp_path):

@@ -46,7 +46,7 @@ def config(root: Path, folder: Path, **overrides: Any) -> IcsrConfig:
         "data.height": HEIGHT,
         "data.width": WIDTH,
         "data.cache_folder": str(root / "cache"),
-        "model.backbone": "resnet18",
+        "model.backbone": "resnet10",
         "model.weights": "none",
         "model.ghost_size": 4,
         "augment.pad": 2,

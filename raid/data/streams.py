@@ -3,7 +3,7 @@
 import numpy as np
 
 # What a stream is for: the first part of its key.
-SAMPLING, AUGMENTATION = 1, 2
+SAMPLING, AUGMENTATION, HALVES = 1, 2, 3
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:

@@ -112,7 +112,7 @@ def _histogram(retrieval: RetrievalSet, config: IcsrConfig) -> Figures:
 def _untrained(retrieval: RetrievalSet, config: IcsrConfig) -> Figures:
     weights = starting_weights(config.training)
     encoder = Encoder(config.training, weights, Group.solo(), device_of(config.run.device))
-    found = retrieval.features(lambda images: encoder.extract(images).numpy().astype(np.float32))
+    found = retrieval.features(lambda images: encoder.extract(images).numpy().astype(np.float32, copy=False))
     return retrieval.figures(found, config.evaluate)
 
 

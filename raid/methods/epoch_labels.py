@@ -52,7 +52,7 @@ def assign_labels(
         map_blocks: what runs the blocks of rows; same signature as builtin `map` with one iterable.
 
     Raises:
-        InputError: DBSCAN found no cluster.
+        InputError: DBSCAN found no cluster, or see `cluster`.
     """
     cameras = train.cameras if train.has_cameras else None
     inter = config.inter
@@ -63,9 +63,10 @@ def assign_labels(
         config.neighbors,
         seed=config.seed,
         width=config.refine.num_neighbors + 1,
+        scratch=config.data.cache_folder,
         map_blocks=map_blocks,
     )
-    global_labels, similarity = made.labels, made.similarity
+    global_labels = made.labels
     if not (global_labels >= 0).any():
         raise InputError(
             f"inter.eps: no image has {inter.min_samples} neighbours within a Jaccard distance of "
@@ -80,8 +81,10 @@ def assign_labels(
             features, made.neighbors, global_labels, local_labels, cameras, config, epoch
         )
     figures |= cluster_health(
-        global_labels, refined, cameras=cameras, similarity=similarity, previous_labels=previous_labels
+        global_labels, refined, cameras=cameras, silhouette=made.silhouette, previous_labels=previous_labels
     )
+    if made.recall is not None:
+        figures["neighbors/recall"] = made.recall
     figures["sampler/singleton_share"] = singleton_share(refined)
     figures |= label_quality(train.identities, global_labels, refined, local_labels, cameras)
     notes = [*made.notes, *(f"ALARM: {line}" for line in alarms(figures, len(features)))]
@@ -111,7 +114,9 @@ def refined_labels(
     )
     modules = None
     if chosen.referee == "infomap_last":
-        modules = infomap_modules(features, num_neighbors=chosen.num_neighbors, seed=config.seed)
+        modules = infomap_modules(
+            features, num_neighbors=chosen.num_neighbors, seed=config.seed, neighbors=neighbors
+        )
     labels = refine_labels(
         global_labels,
         local_labels,

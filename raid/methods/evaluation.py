@@ -201,4 +201,4 @@ def _features(model: Backbone, config: IcsrConfig, checkpoint: Path, images: Ima
     )
     if not bool(torch.isfinite(features).all()):
         raise InputError(f"{checkpoint}: its features are not finite: the training has diverged")
-    return features.numpy().astype(np.float32)
+    return features.numpy().astype(np.float32, copy=False)

@@ -88,7 +88,8 @@ def _about(sets: Sequence[Evaluated], options: Options) -> list[str]:
         if facts["num_multi_query"]:
             counts.append(f"{facts['num_multi_query']:,} for multi-query")
         if len(sets) > 1:
-            known += [f"{key} {100 * each.figures[f'eval/{key}']:.1f}" for key in ("mAP", "rank1")]
+            figures = each.figures
+            known.append(f"mAP {100 * figures['eval/mAP']:.1f}, rank-1 {100 * figures['eval/rank1']:.1f}")
         lines.append(f"{facts['name']}: {', '.join([*counts, *known])}")
     lines.append(f"{_protocol(sets[0].facts, options)}; average precision {options.ap}")
     if options.rerank:

@@ -18,6 +18,7 @@ Raises InputError for what the user can mend: see `run`.
 import logging
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,9 +60,13 @@ def run(
         check(config, inputs)
         weights = starting_weights(config.training)
         backend.prepare(config.run.folder)
-        check_memory(config, len(inputs.train), len(weights["neck.weight"]), backend.memory_bytes())
-    folder = RunFolder.open(config.run.folder, config, inputs.fingerprint, resume=resume, fresh=fresh)
-    folder = RunFolder(folder.path.absolute())  # a worker may have another working directory
+        check_memory(config, inputs.train, len(weights["neck.weight"]), backend.memory_bytes())
+    folder = RunFolder.open(
+        config.run.folder, config, inputs.fingerprint, facts=inputs.facts, resume=resume, fresh=fresh
+    )
+    # Absolute: a worker may have another working directory.
+    folder = RunFolder(folder.path.absolute())
+    config = replace(config, data=replace(config.data, cache_folder=config.data.cache_folder.absolute()))
     with _tracked(config, folder):
         local_labels = None
         if config.refine.enabled:

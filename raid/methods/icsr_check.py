@@ -9,7 +9,7 @@ from raid.data.samples import Samples
 from raid.errors import InputError
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs, camera_name
-from raid.methods.memory import cluster_bytes, usual_entries
+from raid.methods.memory import ClusterTask, cluster_bytes, usual_entries, what_would_fit
 from raid.methods.sections import auto_k1
 
 logger = logging.getLogger(__name__)
@@ -31,20 +31,31 @@ def check(config: IcsrConfig, inputs: Inputs) -> None:
         _check_refinement(config, train)
 
 
-def check_memory(config: IcsrConfig, num_images: int, dimensions: int, available: int) -> None:
-    """Compare what the clustering of all images holds with the memory of the machine that does it.
+def check_memory(config: IcsrConfig, train: Samples, dimensions: int, available: int) -> None:
+    """Compare what the largest clusterings hold with the memory of the machine that does them.
+
+    Args:
+        config: of the run.
+        train: its training images.
+        dimensions: D of the features.
+        available: bytes.
 
     Raises:
         InputError: there is too little of it.
     """
-    k1, _ = config.neighbors.of(num_images, config.inter.num_clusters)
-    needed = cluster_bytes(num_images, dimensions, usual_entries(num_images, k1))
-    if needed > available:
-        raise InputError(
-            f"data.root: to cluster {num_images} training images takes about {needed / 2**30:.1f} GiB, and "
-            f"the machine has {available / 2**30:.1f}; take one with more, or a smaller neighbors.k1 "
-            "(`raid plan` says what every step needs)"
-        )
+    tasks = {"training images": ClusterTask.inter(config, len(train), dimensions)}
+    if config.refine.enabled:
+        largest = int(np.unique(train.cameras, return_counts=True)[1].max())
+        tasks["images of one camera"] = ClusterTask.intra(config, largest, dimensions)
+    for what, task in tasks.items():
+        entries = usual_entries(task.num_images, task.sizes[0])
+        needed = cluster_bytes(task, entries)
+        if needed > available:
+            raise InputError(
+                f"data.root: to cluster {task.num_images} {what} takes about {needed / 2**30:.1f} GiB, and "
+                f"the machine has {available / 2**30:.1f}; {what_would_fit(task, entries, available)} "
+                "(`raid plan` says what every step needs)"
+            )
 
 
 def _check_refinement(config: IcsrConfig, train: Samples) -> None:

@@ -140,6 +140,7 @@ class IcsrConfig(Schema):
         "track",
         "extract",
         "pool",
+        "neighbors.similarity",
         "data.root",
         "data.cache_folder",
         "data.cache_limit_gib",

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, replace
 
-from raid.data import folder, market1501, table
+from raid.data import cuhk03, dukemtmc, folder, market1501, msmt17, table, viper
 from raid.data.images import Images, open_images
 from raid.data.samples import Samples
 from raid.errors import InputError
@@ -16,12 +16,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a method trains on and, where the set has a query and a gallery, is evaluated on."""
+    """What a method trains on and, where the set has a query and a gallery, is evaluated on.
+
+    `facts` and `fingerprint` are those of the whole set: see `Samples`.
+    """
 
     train: Samples
     train_images: Images
     retrieval: RetrievalSet | None
     fingerprint: str
+    facts: dict[str, str]
 
 
 def load_samples(data: Data) -> Samples:
@@ -34,7 +38,23 @@ def load_samples(data: Data) -> Samples:
     root = data.root.expanduser()  # the shell leaves the ~ of data.root=~/set alone
     match data.layout:
         case "market1501":
-            return market1501.load(root, on_error=data.on_error)
+            return market1501.load(
+                root, multi_query=data.multi_query, distractors=data.distractors, on_error=data.on_error
+            )
+        case "dukemtmc":
+            return dukemtmc.load(root, on_error=data.on_error)
+        case "msmt17":
+            return msmt17.load(root, with_validation=data.with_validation, on_error=data.on_error)
+        case "cuhk03":
+            return cuhk03.load(
+                root,
+                boxes=data.boxes,
+                protocol=data.protocol,
+                split_number=data.split_number,
+                on_error=data.on_error,
+            )
+        case "viper":
+            return viper.load(root, split_number=data.split_number, on_error=data.on_error)
         case "folder":
             assert data.pattern is not None  # Data.problems
             return folder.load(root, data.pattern, splits=data.splits, on_error=data.on_error)
@@ -61,7 +81,7 @@ def open_inputs(data: Data, *, multi_query: bool = False) -> Inputs:
         )
     train, train_images = _open(samples, "train", data)
     retrieval = open_retrieval(samples, data, multi_query=multi_query)
-    return Inputs(train, train_images, retrieval, samples.fingerprint())
+    return Inputs(train, train_images, retrieval, samples.fingerprint(), samples.facts)
 
 
 def open_retrieval(samples: Samples, data: Data, *, multi_query: bool = False) -> RetrievalSet | None:

@@ -117,7 +117,7 @@ def _cluster(encoder: Encoder, fanout: FanOut, job: InterCameraJob, progress: Pr
     with encoder.spans("cluster"):
         made = encoder.group.once(
             lambda: assign_labels(
-                features.numpy().astype(np.float32),
+                features.numpy().astype(np.float32, copy=False),
                 job.inputs.train,
                 job.local_labels,
                 job.config,
@@ -180,7 +180,7 @@ def _evaluated(
 ) -> Figures:
     """Return the retrieval figures of the encoder as it is; `record` keeps what the report shows of them."""
     found = retrieval.features(
-        lambda images: _features(encoder, fanout, job, images).numpy().astype(np.float32)
+        lambda images: _features(encoder, fanout, job, images).numpy().astype(np.float32, copy=False)
     )
 
     def rank() -> Figures:
@@ -260,6 +260,8 @@ def _log_epoch(config: IcsrConfig, epoch: int, figures: Figures) -> None:
     ]
     if config.refine.enabled:
         parts.append(f"discarded {figures['refine/discarded']:.1%}")
+    if "neighbors/recall" in figures:
+        parts.append(f"recall of the neighbours {figures['neighbors/recall']:.2f}")
     if "eval/mAP" in figures:
         parts.append(f"mAP {figures['eval/mAP']:.3f}, rank-1 {figures['eval/rank1']:.3f}")
     parts.append(

@@ -25,7 +25,6 @@ from raid.methods.clustering import cluster
 from raid.methods.contrastive import Encoder, device_of
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs, camera_name
-from raid.ops import quality
 from raid.run_folder import RunFolder
 
 Ints = NDArray[np.int64]
@@ -98,13 +97,16 @@ def train_camera(camera: int, job: CameraJob) -> CameraResult:
     for epoch in range(config.intra.epochs):
         features = encoder.extract(images)
         made = cluster(
-            features.numpy().astype(np.float32),
+            features.numpy().astype(np.float32, copy=False),
             config.intra,
             num_clusters,
             config.neighbors,
             seed=config.seed,
+            scratch=config.data.cache_folder,
         )
-        labels, silhouette = made.labels, quality.silhouette(made.similarity, made.labels)
+        labels, silhouette = made.labels, made.silhouette
+        for line in made.notes:
+            logger.warning("camera %s, epoch %d: %s", job.names[camera], epoch + 1, line)
         if not (labels >= 0).any():
             logger.warning(
                 "camera %s, epoch %d: DBSCAN found no cluster (intra.eps, intra.min_samples); training ends",

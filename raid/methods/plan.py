@@ -5,8 +5,8 @@ workers: a guide to a factor of two, not a promise. Memory is what the algorithm
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,10 +14,11 @@ from raid import machine
 from raid.errors import InputError
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import load_samples
-from raid.methods.memory import cluster_bytes, dense_bytes
+from raid.methods.memory import ClusterTask, cluster_bytes, dense_bytes, disk_bytes, what_would_fit
 from raid.methods.probe import ClusterSpeed, EncoderSpeed, probe_clustering, probe_encoder
 
 _GIB = 2**30
+_RANKED_ROWS = 512  # queries of a block
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Step:
         elapsed: seconds of them all, side by side where they can be.
         memory: bytes of the process that does it, above those of the libraries; 0: next to nothing.
         dense: bytes that the published, dense way would need for it; 0: it is not of that kind.
+        task: the clustering that is in it, if any; of several, the largest.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Step:
     elapsed: float
     memory: float = 0.0
     dense: float = 0.0
+    task: ClusterTask | None = None
 
 
 @dataclass(frozen=True)
@@ -62,18 +65,18 @@ class Plan:
     Attributes:
         steps: in their order.
         disk: bytes of the decoded images, on every node.
+        similarity_disk: bytes of the similarity, on the node that clusters, while it does.
         elapsed: seconds of the whole run.
         device_hours: of all workers and of the pool, while they are busy.
         memory: bytes that the processes of the busiest moment hold together.
-        largest: bytes of the process that holds most.
     """
 
     steps: tuple[Step, ...]
     disk: float
+    similarity_disk: float
     elapsed: float
     device_hours: float
     memory: float
-    largest: float
 
 
 def counts_of(config: IcsrConfig) -> Counts:
@@ -91,8 +94,8 @@ def counts_of(config: IcsrConfig) -> Counts:
     return Counts(tuple(int(size) for size in sizes), *rest)
 
 
-def plan_run(config: IcsrConfig, counts: Counts, *, tflops: float | None = None) -> tuple[Plan, str]:
-    """Probe this machine and return the plan of the run, and as text.
+def plan_run(config: IcsrConfig, counts: Counts, *, tflops: float | None = None) -> tuple[str, list[str]]:
+    """Probe this machine and return the plan of the run, and what of it does not fit on this machine.
 
     Args:
         config: of the run.
@@ -104,7 +107,8 @@ def plan_run(config: IcsrConfig, counts: Counts, *, tflops: float | None = None)
         config, dimensions=encoder.dimensions, cluster_size=counts.train / config.inter.num_clusters
     )
     plan = make_plan(config, counts, encoder, clustering)
-    return plan, describe_plan(plan, counts, config, (encoder, clustering))
+    text = describe_plan(plan, counts, config, (encoder, clustering))
+    return text, list(misfits(plan, clustering, machine.memory_bytes()))
 
 
 def make_plan(config: IcsrConfig, counts: Counts, encoder: EncoderSpeed, clustering: ClusterSpeed) -> Plan:
@@ -117,14 +121,17 @@ def make_plan(config: IcsrConfig, counts: Counts, encoder: EncoderSpeed, cluster
     epochs = config.inter.epochs
     batch = config.training.sampler.batch_size
     evaluations = sum(config.evaluate.due(epoch, epochs) for epoch in range(epochs)) if counts.query else 0
+    task = ClusterTask.inter(config, counts.train, encoder.dimensions)
+    entries = clustering.expected_entries(task)
+    features = 4.0 * counts.train * encoder.dimensions
     per_epoch = {
         "extract": Step(
             "extract", *_repeated(counts.train * encoder.extract / workers, epochs),
-            encoder.fixed / 4 + counts.train * encoder.dimensions * 4,
+            encoder.fixed / 4 + features,
         ),
         "cluster": Step(
-            "cluster", *_repeated(cluster_seconds(counts.train, clustering, processes), epochs),
-            _cluster_bytes(counts.train, encoder, clustering), dense_bytes(counts.train),
+            "cluster", *_repeated(clustering.seconds(task, processes), epochs),
+            cluster_bytes(task, entries), dense_bytes(counts.train), task,
         ),
         "train": Step(
             "train", *_repeated(config.inter.steps * batch * encoder.train / workers, epochs),
@@ -132,29 +139,20 @@ def make_plan(config: IcsrConfig, counts: Counts, encoder: EncoderSpeed, cluster
         ),
         "evaluate": Step(
             "evaluate", *_repeated(_evaluation(counts, encoder, clustering, workers), evaluations),
-            (counts.query + counts.gallery) * encoder.dimensions * 4 + 256 * counts.gallery * 4,
+            (counts.query + counts.gallery) * encoder.dimensions * 4 + _RANKED_ROWS * counts.gallery * 4,
             4.0 * counts.query * counts.gallery,
         ),
     }  # fmt: skip
     steps += per_epoch.values()
     elapsed = sum(step.elapsed for step in steps)
     busy = sum(step.elapsed * (processes if step.name.startswith("stage 1") else workers) for step in steps)
-    first = per_epoch["cluster"].memory + workers * encoder.fixed
+    # While the first worker clusters, the others hold the features as well.
+    first = per_epoch["cluster"].memory + (workers - 1) * features + workers * encoder.fixed
     training = workers * per_epoch["train"].memory
     stage_1 = processes * steps[0].memory if config.refine.enabled else 0.0
-    largest = max(step.memory for step in steps)
     disk = 3.0 * config.data.height * config.data.width * (counts.train + counts.query + counts.gallery)
-    return Plan(tuple(steps), disk, elapsed, busy / 3600, max(first, training, stage_1), largest)
-
-
-def cluster_seconds(num_rows: int, speed: ClusterSpeed, processes: int) -> float:
-    """Return the seconds of a clustering whose blocks of rows `processes` share."""
-    entries = num_rows * speed.entries_per_row(num_rows)
-    return speed.pair * num_rows**2 / processes + speed.entry * entries
-
-
-def _cluster_bytes(num_rows: int, encoder: EncoderSpeed, clustering: ClusterSpeed) -> float:
-    return cluster_bytes(num_rows, encoder.dimensions, clustering.entries_per_row(num_rows))
+    memory = max(first, training, stage_1)
+    return Plan(tuple(steps), disk, disk_bytes(task, entries), elapsed, busy / 3600, memory)
 
 
 def _intra_camera(
@@ -162,12 +160,14 @@ def _intra_camera(
 ) -> Step:
     intra, batch = config.intra, config.camera_training.sampler.batch_size
     training = (intra.epochs - 1) * intra.steps * batch * encoder.train
-    cameras = [
-        training + intra.epochs * (count * encoder.extract + cluster_seconds(count, clustering, 1))
-        for count in counts.cameras
-    ]
     largest = max(counts.cameras)
-    memory = max(encoder.fixed + batch * encoder.activations, _cluster_bytes(largest, encoder, clustering))
+    task = ClusterTask.intra(config, largest, encoder.dimensions)
+    cameras = []
+    for count in counts.cameras:
+        one = replace(task, num_images=count, num_clusters=intra.clusters_of(count))
+        cameras.append(training + intra.epochs * (count * encoder.extract + clustering.seconds(one)))
+    clustered = cluster_bytes(task, clustering.expected_entries(task))
+    memory = max(encoder.fixed + batch * encoder.activations, clustered)
     return Step(
         "stage 1, a camera",
         sum(cameras) / len(cameras),
@@ -175,6 +175,7 @@ def _intra_camera(
         _longest_first(cameras, processes),
         memory,
         dense_bytes(largest),
+        task,
     )
 
 
@@ -188,11 +189,25 @@ def _longest_first(seconds: Sequence[float], processes: int) -> float:
 
 def _evaluation(counts: Counts, encoder: EncoderSpeed, clustering: ClusterSpeed, workers: int) -> float:
     images = counts.query + counts.gallery
-    return images * encoder.extract / workers + clustering.pair * counts.query * counts.gallery
+    return images * encoder.extract / workers + clustering.ranked_pair * counts.query * counts.gallery
 
 
 def _repeated(seconds: float, times: int) -> tuple[float, int, float]:
     return seconds, times, seconds * times
+
+
+def misfits(plan: Plan, speed: ClusterSpeed, available: float) -> Iterator[str]:
+    """Yield, for each step of which one process needs more than `available` bytes, what to do about it."""
+    for step in plan.steps:
+        if step.memory <= available:
+            continue
+        line = f"{step.name}: one process takes {step.memory / _GIB:.1f} GiB, and this machine has "
+        line += f"{available / _GIB:.1f}"
+        if step.task is not None:
+            entries = speed.expected_entries(step.task)
+            if cluster_bytes(step.task, entries) > available:
+                line += f"; {what_would_fit(step.task, entries, available)}"
+        yield line
 
 
 def describe_plan(
@@ -200,37 +215,53 @@ def describe_plan(
 ) -> str:
     """Return the plan as a table and what it comes to."""
     encoder, clustering = speeds
+    clustered = next(step for step in plan.steps if step.name == "cluster")
+    entries = clustering.expected_entries(ClusterTask.inter(config, counts.train, encoder.dimensions))
     lines = [
         f"{counts.train:,} training images of {len(counts.cameras)} cameras, {counts.query:,} queries, "
         f"{counts.gallery:,} gallery images; {encoder.dimensions} dimensions",
         f"{config.run.workers} workers of {config.numerics.threads} threads, encoder on {encoder.device}: "
         f"{1 / encoder.extract:.1f} images/s extracted, {1 / encoder.train:.1f} trained, a process; "
-        f"similarity of {clustering.entries_per_row(counts.train):,.0f} entries a row",
+        f"similarity of {entries:,.0f} entries a row",
         "",
-        f"{'':<20}{'one takes':>12}{'times':>8}{'together':>12}{'memory':>12}{'dense way':>12}",
+        f"{'':<20}{'one takes':>12}{'times':>8}{'together':>12}{'memory':>12}{'dense way':>14}",
     ]
     for step in plan.steps:
         lines.append(
             f"{step.name:<20}{_time(step.seconds):>12}{step.times:>8}{_time(step.elapsed):>12}"
-            f"{_size(step.memory):>12}{_size(step.dense):>12}"
+            f"{_size(step.memory):>12}{_size(step.dense):>14}"
         )
     kind = "CPU" if encoder.device == "cpu" else "GPU"
     lines += [
         "",
+        f"To cluster {counts.train:,} images the dense way would need {clustered.dense / _GIB:,.1f} GiB, "
+        f"this one {clustered.memory / _GIB:,.1f}.",
         f"the run        {_time(plan.elapsed)}, {plan.device_hours:,.1f} {kind} hours",
-        f"memory         {_size(plan.memory)} in all processes together{_machines(plan.memory)}",
-        f"decoded images {_size(plan.disk)} on every node's disk",
+        f"memory         {_size(plan.memory)} in all processes together{_machines(plan)}",
+        f"disk           {_disk(plan, config)}",
         "Times are a probe's, scaled: good to a factor of two. Memory is above that of the libraries, about "
         "0.5 GiB a process.",
     ]
     return "\n".join(lines)
 
 
-def _machines(needed: float) -> str:
+def _disk(plan: Plan, config: IcsrConfig) -> str:
+    limit = config.data.cache_limit_gib
+    if plan.disk <= limit * _GIB:
+        text = f"{_size(plan.disk)} of decoded images on every node"
+    else:
+        text = f"no decoded images (data.cache_limit_gib={limit:g}, and they take {_size(plan.disk)})"
+    if plan.similarity_disk:
+        text += f"; {_size(plan.similarity_disk)} of similarity where it is clustered, while it is"
+    return text
+
+
+def _machines(plan: Plan) -> str:
     available = machine.memory_bytes()
-    if needed <= available:
+    # More machines do not help where one process is too large: `misfits` says what does.
+    if plan.memory <= available or any(step.memory > available for step in plan.steps):
         return ""
-    number = math.ceil(needed / available)
+    number = math.ceil(plan.memory / available)
     return (
         f", more than this machine's {available / _GIB:.1f}: spread the processes over {number} such machines"
     )
@@ -244,4 +275,4 @@ def _time(seconds: float) -> str:
 
 
 def _size(number: float) -> str:
-    return "" if number == 0 else f"{number / _GIB:.2f} GiB"
+    return "" if number == 0 else f"{number / _GIB:,.2f} GiB"

@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -15,17 +15,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raid.data import synthetic
 from raid.distributed.group import Group
+from raid.methods.clustering import labels_of, search
 from raid.methods.contrastive import Encoder, build_model, device_of
 from raid.methods.icsr_config import IcsrConfig
-from raid.methods.sections import Neighbors
+from raid.methods.memory import LIST_ROWS, ClusterTask, usual_entries
+from raid.methods.sections import Clustering
+from raid.ops import quality
 from raid.ops.jaccard import jaccard_from_neighbors
-from raid.ops.linkage import agglomerative
-from raid.ops.neighbors import knn
+from raid.ops.ranking import rank
 
 T = TypeVar("T")
 Ints = NDArray[np.int64]
-_CLUSTER_ROWS = (2000, 4000)
+_CLUSTER_ROWS = (4000, 12_000)
 _LARGEST_CLUSTER = 200  # of the probe: a set has several
+_QUERIES = 512  # of the evaluation that is measured
 _CPU_BATCH = 16  # a processor takes so many images, or more, at one pace
 
 
@@ -55,27 +58,65 @@ class ClusterSpeed:
     """Of one process, on simulated features with as many images a cluster as the run expects.
 
     Attributes:
-        rows: of the larger of the two sets that were measured.
-        pair: seconds of the search for each pair of rows.
-        entry: seconds of Jaccard similarity and linkage for each stored entry.
+        rows: of the two sets that were measured.
+        pair: seconds of the search for each of `searched_pairs`.
+        ranked_pair: seconds of an evaluation for each pair of a query and a gallery image.
+        entry: seconds of Jaccard similarity and silhouette for each stored entry.
         entries: stored entries a row, in both sets.
+        methods: seconds of each method that the run uses for each unit of `method_work`.
     """
 
-    rows: int
+    rows: tuple[int, int]
     pair: float
+    ranked_pair: float
     entry: float
     entries: tuple[float, float]
+    methods: Mapping[str, float]
 
     def entries_per_row(self, num_rows: int) -> float:
         """Return the stored entries a row of a set.
 
-        Neighbourhoods overlap with fewer and fewer new rows as a set grows: 1 / entries is linear in 1 / N,
-        through the two sets that were measured.
+        Neighbourhoods overlap with fewer and fewer new rows as a set grows: 1 / entries is linear in
+        N ** -0.6 (to a tenth from 4,000 to 200,000 simulated rows), through the two sets that were measured.
         """
         few, many = (1.0 / entries for entries in self.entries)
-        slope = max(0.0, few - many) / (1.0 / _CLUSTER_ROWS[0] - 1.0 / self.rows)
-        limit = max(0.0, many - slope / self.rows)
-        return float(min(num_rows, 1.0 / max(limit + slope / num_rows, 1e-12)))
+        at_few, at_many, at_all = (rows**-0.6 for rows in (*self.rows, num_rows))
+        slope = max(0.0, few - many) / (at_few - at_many)
+        limit = max(0.0, many - slope * at_many)
+        return float(min(num_rows, 1.0 / max(limit + slope * at_all, 1e-12)))
+
+    def expected_entries(self, task: ClusterTask) -> float:
+        """Return the stored entries a row that a clustering is reckoned with.
+
+        Not fewer than the usual ones, which `raid icsr` looks at before it starts: the probe's people are
+        told apart more easily than those of a large set.
+        """
+        return max(self.entries_per_row(task.num_images), usual_entries(task.num_images, task.sizes[0]))
+
+    def seconds(self, task: ClusterTask, processes: int = 1) -> float:
+        """Return the seconds of a clustering whose search and similarity `processes` share."""
+        entries = self.expected_entries(task)
+        shared = self.pair * searched_pairs(task) + self.entry * task.num_images * entries
+        return shared / processes + self.methods[task.how.method] * method_work(task, entries)
+
+
+def searched_pairs(task: ClusterTask) -> float:
+    """Return the pairs of rows that a search goes through.
+
+    Exact: all, each counted twice, though its product serves both. Approximate: the rows of the lists that
+    are probed, and the centroids of the lists, twice by all rows and five times by the sample they are of.
+    """
+    rows, lists = float(task.num_images), task.num_lists
+    if task.neighbors.search == "exact":
+        return rows**2
+    return rows * task.probes * LIST_ROWS + (2 * rows + 5 * min(rows, 32.0 * lists)) * lists
+
+
+def method_work(task: ClusterTask, entries_per_row: float) -> float:
+    """Return what a method's time grows with: entries, and for k-means rows times centroids of all starts."""
+    if task.how.method == "kmeans":
+        return float(task.num_images) * task.num_clusters * task.how.restarts
+    return task.num_images * entries_per_row
 
 
 def probe_encoder(config: IcsrConfig, *, tflops: float | None) -> EncoderSpeed:
@@ -117,24 +158,46 @@ def probe_encoder(config: IcsrConfig, *, tflops: float | None) -> EncoderSpeed:
 def probe_clustering(config: IcsrConfig, *, dimensions: int, cluster_size: float) -> ClusterSpeed:
     """Cluster simulated features of two sizes; the first compiles what is not compiled yet."""
     torch.set_num_threads(config.numerics.threads)
-    small, large = (_cluster(config.neighbors, rows, dimensions, cluster_size) for rows in _CLUSTER_ROWS)
-    return replace(large, entries=(small.entries[1], large.entries[1]))
-
-
-def _cluster(neighbors: Neighbors, num_rows: int, dimensions: int, cluster_size: float) -> ClusterSpeed:
     size = min(max(2, round(cluster_size)), _LARGEST_CLUSTER)
+    stages = [config.inter, config.intra] if config.refine.enabled else [config.inter]
+    small, large = (_cluster(config, stages, rows, size, dimensions) for rows in _CLUSTER_ROWS)
+    return replace(large, rows=(small.rows[1], large.rows[1]), entries=(small.entries[1], large.entries[1]))
+
+
+def _cluster(
+    config: IcsrConfig, stages: Iterable[Clustering], num_rows: int, size: int, dimensions: int
+) -> ClusterSpeed:
     num_clusters = max(1, num_rows // size)
     simulated = synthetic.features(1, num_identities=num_clusters, images_per_identity=size, dim=dimensions)
     rows = simulated.features
-    k1, k2 = neighbors.of(len(rows), num_clusters)
-    started = time.perf_counter()
-    _, table = knn(rows, rows, k1)
-    searched = time.perf_counter()
-    similarity = jaccard_from_neighbors(rows, table, k1=k1, k2=k2)
-    agglomerative(similarity, num_clusters=num_clusters)
-    entry = (time.perf_counter() - searched) / similarity.nnz
+    task = replace(ClusterTask.inter(config, len(rows), dimensions), num_clusters=num_clusters)
+    k1, k2 = task.sizes
+    ((products, table), _), searched = _timed(
+        lambda: search(rows, task.table_width, config.neighbors, config.seed)
+    )
+    similarity, compared = _timed(lambda: jaccard_from_neighbors(rows, table, products, k1=k1, k2=k2))
+    _, scored = _timed(lambda: quality.silhouette(similarity, simulated.identities))
     entries = similarity.nnz / len(rows)
-    return ClusterSpeed(len(rows), (searched - started) / len(rows) ** 2, entry, (entries, entries))
+    methods: dict[str, float] = {}
+    for how in stages:
+        _, seconds = _timed(lambda: labels_of(rows, similarity, how, num_clusters, config.seed))  # noqa: B023
+        methods[how.method] = seconds / method_work(replace(task, how=how), entries)
+    return ClusterSpeed(
+        (len(rows), len(rows)),
+        searched / searched_pairs(task),
+        _ranked_pair(simulated),
+        (compared + scored) / similarity.nnz,
+        (entries, entries),
+        methods,
+    )
+
+
+def _ranked_pair(simulated: synthetic.SimulatedFeatures) -> float:
+    """Return the seconds of an evaluation for each pair of a query and a gallery image."""
+    rows, identities, cameras = simulated.features, simulated.identities, simulated.cameras
+    few = slice(min(_QUERIES, len(rows)))
+    _, seconds = _timed(lambda: rank(rows[few], identities[few], cameras[few], rows, identities, cameras))
+    return seconds / (few.stop * len(rows))
 
 
 def _step(encoder: Encoder, images: "_RandomImages", features: Tensor) -> None:
@@ -143,6 +206,13 @@ def _step(encoder: Encoder, images: "_RandomImages", features: Tensor) -> None:
     memory = encoder.memory(features, labels, 0.1)
     for _ in encoder.train_steps(images, labels, None, memory, key=(0,), num_steps=1):
         pass
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    """Return the result and the seconds of a call."""
+    started = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - started
 
 
 def _second(work: Callable[[], T], device: torch.device) -> tuple[T, float]:

@@ -13,15 +13,27 @@ from raid.protocols import Options
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
+# The options of section data that mean something to some layouts alone.
+_BELONGS_TO = {
+    "pattern": ("folder",),
+    "splits": ("folder",),
+    "multi_query": ("market1501",),
+    "distractors": ("market1501",),
+    "with_validation": ("msmt17",),
+    "boxes": ("cuhk03",),
+    "protocol": ("cuhk03",),
+    "split_number": ("cuhk03", "viper"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Schema):
     """Where the images are and how they are read."""
 
     layout: Annotated[
-        Literal["market1501", "folder", "table", "manifest"],
-        "how `root` is read: Market-1501's folders, any folder by `pattern`, a CSV or Parquet table, "
-        "or a manifest that raid wrote",
+        Literal["market1501", "dukemtmc", "msmt17", "cuhk03", "viper", "folder", "table", "manifest"],
+        "how `root` is read: a published set as it is unpacked (market1501: any set in its folders), any "
+        "folder by `pattern`, a CSV or Parquet table, or a manifest that raid wrote",
     ] = "market1501"
     root: Annotated[Path | None, "folder of the images; the file itself for table and manifest"] = None
     pattern: Annotated[
@@ -33,6 +45,22 @@ class Data(Schema):
         dict[str, Literal["train", "query", "gallery", "multi_query"]] | None,
         "layout folder: what the text captured as split means",
     ] = None
+    multi_query: Annotated[
+        bool, "layout market1501: gt_bbox too, the pictures that are averaged into a query"
+    ] = False
+    distractors: Annotated[bool, "layout market1501: the 500,000 pictures of `images` in the gallery"] = False
+    with_validation: Annotated[
+        bool, "layout msmt17: train on list_val too, as the papers do; false: on list_train alone"
+    ] = True
+    boxes: Annotated[
+        Literal["detected", "labelled"], "layout cuhk03: a detector's boxes, or those drawn by hand"
+    ] = "detected"
+    protocol: Annotated[
+        Literal["new", "classic"], "layout cuhk03: 767 people trained on and 700 tested, or 1,367 and 100"
+    ] = "new"
+    split_number: Annotated[
+        NonNegativeInt, "which of the random splits: 0 to 19 (layout cuhk03, classic), 0 to 9 (viper)"
+    ] = 0
     on_error: Annotated[
         Literal["fail", "skip"], "an unreadable or truncated image: stop, or leave it out with a count"
     ] = "fail"
@@ -47,8 +75,18 @@ class Data(Schema):
             yield "root", "is required: the folder of the images, or the file that lists them"
         if self.layout == "folder" and self.pattern is None:
             yield "pattern", r"is required by layout folder, for example (?P<identity>\d+)_c(?P<camera>\d+)"
-        if self.layout != "folder" and (self.pattern is not None or self.splits is not None):
-            yield "pattern" if self.pattern is not None else "splits", "belongs to layout folder alone"
+        for name, layouts in _BELONGS_TO.items():
+            # A default may stand in a file that raid wrote.
+            if self.layout not in layouts and getattr(self, name) != getattr(Data, name):
+                yield name, f"belongs to layout {' and '.join(layouts)} alone"
+        yield from self._split_problems()
+
+    def _split_problems(self) -> Iterator[tuple[str, str]]:
+        number, most = self.split_number, {"cuhk03": 19, "viper": 9}.get(self.layout)
+        if self.layout == "cuhk03" and self.protocol == "new" and number:
+            yield "split_number", "the new protocol has one split; set data.protocol=classic, or leave it out"
+        elif most is not None and number > most:
+            yield "split_number", f"is {number}; the splits are 0 to {most}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +106,7 @@ class Model(Schema):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what cannot be built."""
-        if self.weights == "imagenet" and self.backbone.endswith("_ibn_a"):
+        if self.weights == "imagenet" and (self.backbone == "resnet10" or self.backbone.endswith("_ibn_a")):
             yield "weights", f"torchvision has no ImageNet weights for {self.backbone}: give a file or none"
         if self.batch_norm == "ghost" and self.ghost_size < 2:
             yield "ghost_size", "a batch norm over one image has no variance: use 2 or more"
@@ -120,7 +158,7 @@ class Optimizer(Schema):
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbors(Schema):
-    """The k-reciprocal Jaccard distance (methods.md 2.4)."""
+    """The search for neighbours, and the k-reciprocal Jaccard distance (methods.md 2.4)."""
 
     k1: Annotated[
         PositiveInt | Literal["auto"],
@@ -128,6 +166,19 @@ class Neighbors(Schema):
         "average cluster, 6 to 30",
     ] = 30
     k2: Annotated[PositiveInt, "neighbours averaged in the query expansion"] = 6
+    search: Annotated[
+        Literal["exact", "approximate"],
+        "approximate: compare an image with the lists nearest to it alone, for sets of many 100,000 images; "
+        "the share of the true neighbours that are found is the figure neighbors/recall",
+    ] = "exact"
+    probes: Annotated[
+        PositiveInt, "approximate: lists of about 256 images that an image is compared with"
+    ] = 96
+    similarity: Annotated[
+        Literal["memory", "disk"],
+        "where the similarity is kept while a clustering needs it; disk: in a folder of its own under "
+        "data.cache_folder; the result is the same",
+    ] = "memory"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield impossible neighbourhoods."""

@@ -10,10 +10,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from raid.models.batch_norm import NormFactory
 
-BackboneName = Literal["resnet18", "resnet50", "resnet18_ibn_a", "resnet50_ibn_a"]
+BackboneName = Literal["resnet10", "resnet18", "resnet50", "resnet18_ibn_a", "resnet50_ibn_a"]
 PoolName = Literal["gem", "average"]
 
 _STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
@@ -80,7 +81,8 @@ def build(
     """Build a randomly initialised backbone; the same seed gives the same weights.
 
     Args:
-        name: architecture; `_ibn_a` puts instance-batch normalisation in stages 1 to 3.
+        name: architecture; resnet10 is ResNet-18 with one block a stage in place of two, for small sets
+            and small machines; `_ibn_a` puts instance-batch normalisation in stages 1 to 3.
         norm: makes the normalisation layer for a number of channels (`batch_norm.norm_factory`).
         seed: of the initial weights; the global generators are left as they were.
         last_stride: stride of the last stage; 1 doubles the map (256x128 images give 16x8).
@@ -91,7 +93,10 @@ def build(
     architecture = name.removesuffix("_ibn_a")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' as well
-        resnet = getattr(torchvision.models, architecture)(weights=None, norm_layer=norm)
+        if architecture == "resnet10":
+            resnet = ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=norm)
+        else:
+            resnet = getattr(torchvision.models, architecture)(weights=None, norm_layer=norm)
     if name.endswith("_ibn_a"):
         _use_instance_batch_norm(resnet, norm)
     _set_last_stride(resnet, last_stride)

@@ -16,6 +16,7 @@ def infomap_modules(
     cutoff: float = 0.5,
     min_size: int = 5,
     seed: int = 1,
+    neighbors: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None,
 ) -> NDArray[np.int64]:
     """Partition the graph of nearest neighbours with Infomap; small modules are left out.
 
@@ -28,6 +29,8 @@ def infomap_modules(
         cutoff: largest cosine distance of a link.
         min_size: nodes of the smallest module kept.
         seed: of Infomap's search.
+        neighbors: what `knn` of the features among themselves returned, of at least `num_neighbors` columns
+            (all N where there are fewer); None: searched here.
 
     Returns:
         (N,) int64 module of every row, -1 = in none.
@@ -38,7 +41,8 @@ def infomap_modules(
     """
     if find_spec("infomap") is None:
         raise ValueError("referee infomap_last needs the package infomap: pip install 'raid[infomap]'")
-    similarity, index = knn(features, features, min(num_neighbors, len(features)))
+    width = min(num_neighbors, len(features))
+    similarity, index = (table[:, :width] for table in neighbors or knn(features, features, width))
     sources = np.broadcast_to(np.arange(len(features))[:, None], index.shape)
     linked = (index != sources) & (1.0 - similarity <= cutoff)
     modules = partition(

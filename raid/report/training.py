@@ -102,6 +102,7 @@ def clusters(run: Run) -> Iterator[Html]:
                     Series("camera purity", run.points("cluster/camera_purity"), 0),
                     Series("churn", run.points("cluster/churn"), 1),
                     Series("silhouette", run.points("cluster/silhouette"), 2),
+                    Series("recall of the neighbours", run.points("neighbors/recall"), 3),
                 ],
                 Axes("epoch", "0 to 1"),
             ),
@@ -109,7 +110,8 @@ def clusters(run: Run) -> Iterator[Html]:
     )
     yield note(
         "Camera purity 1: every cluster is of one camera, the model sees cameras rather than people. Churn: "
-        "how much the clusters differ from the epoch before."
+        "how much the clusters differ from the epoch before. Recall of the neighbours: what an approximate "
+        "search finds of the true ones."
     )
 
 

@@ -170,7 +170,9 @@ class Sender:
         from mlflow.entities import Param, RunTag
 
         there, wanted = run.data.params, parameters(self._folder)
-        tags = {"data_fingerprint": str(self._folder.recorded()["data"]), **self._record.tags}
+        recorded = self._folder.recorded()
+        facts = {f"data.{name}": value for name, value in recorded["set"].items()}
+        tags = {"data_fingerprint": str(recorded["data"]), **facts, **self._record.tags}
         # A parameter never changes in MLflow; a resumed run may have other workers.
         changed = [f"{name}={value}" for name, value in wanted.items() if there.get(name, value) != value]
         if changed:

@@ -152,7 +152,7 @@ class People:
         )
         self.rows, self.identities, self.cameras = people.features, people.identities, people.cameras
         # Filled: its memory is not what is measured.
-        self.buffer = torch.zeros((min(_GEMM_ROWS, self.num_queries), self.num_gallery))
+        self.buffer = np.zeros((min(_GEMM_ROWS, self.num_queries), self.num_gallery), np.float32)
         self.query, self.gallery = self.rows[: self.num_queries], self.rows[self.num_queries :]
 
     def labels(self, num_queries: int | None = None) -> tuple[np.ndarray, ...]:
@@ -164,19 +164,19 @@ class People:
     def distances(self, num_queries: int | None = None):
         """Blocks of distances of the first queries, in one buffer."""
         num_queries = num_queries or self.num_queries
-        gallery = torch.from_numpy(self.gallery).T
         for start in range(0, num_queries, _GEMM_ROWS):
-            rows = torch.from_numpy(-self.query[start : min(start + _GEMM_ROWS, num_queries)])
-            yield torch.mm(rows, gallery, out=self.buffer[: len(rows)]).numpy()
+            rows = -self.query[start : min(start + _GEMM_ROWS, num_queries)]
+            # numpy's product: on CPUs not made by Intel twice as fast as torch's.
+            yield np.matmul(rows, self.gallery.T, out=self.buffer[: len(rows)])
 
     def product_seconds(self, num_rows: int) -> float:
         """CPU-seconds of the product of all rows with all, from the first `num_rows`."""
-        rows, height = torch.from_numpy(self.rows), min(_GEMM_ROWS, len(self.rows))
+        rows, height = self.rows, min(_GEMM_ROWS, len(self.rows))
         starts = range(0, min(num_rows, len(rows) - height + 1), height)
-        buffer = torch.empty((height, len(rows)))
+        buffer = np.empty((height, len(rows)), np.float32)
         begin = time.process_time()
         for start in starts:
-            torch.mm(rows[start : start + height], rows.T, out=buffer)
+            np.matmul(rows[start : start + height], rows.T, out=buffer)
         return (time.process_time() - begin) * len(rows) / (len(starts) * height)
 
     def floor_seconds(self, product_seconds: float) -> float:

@@ -1,7 +1,9 @@
 """Clusters as a stage's configuration says: its method, and how large a neighbourhood is."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +13,7 @@ import tiny
 from raid.config import load
 from raid.data import synthetic
 from raid.errors import InputError
-from raid.methods import icsr
+from raid.methods import clustering, icsr
 from raid.methods.clustering import cluster
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.sections import Clustering, Neighbors, auto_k1
@@ -51,7 +53,72 @@ def test_methods_are_the_ops():
         how = Clustering(method=method, eps=0.7, min_samples=3, restarts=2)
         made = cluster(rows, how, 30, Neighbors(k1=12, k2=4), seed=5)
         np.testing.assert_array_equal(made.labels, labels)
-        np.testing.assert_array_equal(made.similarity.toarray(), similarity.toarray())
+        assert made.silhouette == quality.silhouette(similarity, labels)
+        assert made.recall is None
+
+
+@pytest.mark.parametrize("method", ["agglomerative", "dbscan", "kmeans"])
+def test_on_disk_is_what_it_is_in_memory_and_nothing_is_left(method, tmp_path):
+    rows, how, scratch = simulated(10, 300).features, Clustering(method=method), tmp_path / "not" / "there"
+    neighbors = Neighbors(k1=12, k2=4)
+    in_memory = cluster(rows, how, 30, neighbors, seed=5)
+    on_disk = cluster(rows, how, 30, replace(neighbors, similarity="disk"), seed=5, scratch=scratch)
+    np.testing.assert_array_equal(on_disk.labels, in_memory.labels)
+    assert on_disk.silhouette == in_memory.silhouette
+    assert list(scratch.iterdir()) == []
+    cluster(rows, how, 30, replace(neighbors, similarity="disk"), seed=5)  # in the system's folder
+
+
+def test_on_disk_it_is_mapped_while_it_is_clustered_and_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
+    def fail(similarity: Any, num_clusters: int) -> None:
+        assert isinstance(similarity.data, np.memmap)
+        assert isinstance(similarity.indices, np.memmap)
+        (folder,) = tmp_path.iterdir()
+        assert Path(similarity.data.filename).parent == folder
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(clustering, "agglomerative", fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        cluster(
+            simulated(10, 300).features, Clustering(), 30, Neighbors(similarity="disk"), seed=5,
+            scratch=tmp_path,
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"data\.cache_folder: .*file/in.* or neighbors\.similarity=memory"):
+        cluster(
+            simulated(10, 300).features, Clustering(), 30, Neighbors(similarity="disk"), seed=5,
+            scratch=tmp_path / "file" / "in",
+        )  # fmt: skip
+
+
+def test_approximate_search_of_all_lists_gives_the_exact_labels():
+    rows = simulated(10, 1500).features
+    exact = cluster(rows, Clustering(), 150, Neighbors(), seed=5)
+    approximate = cluster(rows, Clustering(), 150, Neighbors(search="approximate", probes=6), seed=5)
+    np.testing.assert_array_equal(approximate.labels, exact.labels)
+    assert approximate.recall == 1.0
+    assert approximate.notes == exact.notes
+
+
+def test_low_recall_is_a_figure_and_a_note():
+    made = cluster(
+        simulated(10, 1500).features, Clustering(), 150, Neighbors(search="approximate", probes=1), seed=5
+    )
+    assert made.recall is not None
+    assert 0.1 < made.recall < 0.8
+    assert (
+        made.notes[-1] == f"the search found {made.recall:.0%} of the true neighbours: raise neighbors.probes"
+    )
+
+
+def test_too_few_lists_for_all_neighbours_name_the_field():
+    neighbors = Neighbors(k1=900, search="approximate", probes=1)
+    with pytest.raises(InputError, match=r"neighbors\.probes: 1 lists do not hold 900 neighbours of every"):
+        cluster(simulated(10, 1500).features, Clustering(), 150, neighbors, seed=5)
 
 
 @pytest.mark.parametrize("images_per_identity", [5, 10, 16, 30, 60])
@@ -99,12 +166,15 @@ def test_a_run_with_another_method_in_both_stages(root, tmp_path, method):
     config = tiny.config(
         root, tmp_path / "run", intra__method=method, inter__method=method,
         intra__eps=0.9, inter__eps=0.8, intra__min_samples=2, inter__min_samples=2, neighbors__k1=6,
-        numerics__dtype="float32",
+        numerics__dtype="float32", neighbors__search="approximate", neighbors__similarity="disk",
     )  # fmt: skip
     folder = icsr.run(config)
+    assert not list(config.data.cache_folder.glob("similarity_*"))
     local = pq.read_table(folder.local_labels)["local_label"].to_numpy()
     epoch = folder.metrics()[-1]
     assert np.isfinite(epoch["train/loss"])
+    assert epoch["neighbors/recall"] == 1.0  # as few images are searched exactly
+    assert "recall of the neighbours" in folder.report.read_text()
     if method == "kmeans":
         assert epoch["cluster/num"] == 8
         assert local.min() == 0

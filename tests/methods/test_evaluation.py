@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import brute_force
+import layouts
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -209,6 +210,34 @@ def test_sets_of_several_splits_are_averaged(config, model, samples, tmp_path, c
     assert {"viper": "VIPeR: both directions", "cuhk03_classic": "as torchreid: 10 drawn"}[protocol] in out
 
 
+def test_all_splits_of_a_layout_are_evaluated(model, tmp_path, capsys):
+    root = layouts.draw(
+        tmp_path / "viper", [f"cam_{side}/{who:03d}_0.bmp" for side in "ab" for who in range(8)]
+    )
+    given = ["data.layout=viper", f"data.root={root}", f"data.cache_folder={tmp_path / 'cache'}"]
+    assert main(["evaluate", str(model), *given, "data.split_number=all"]) == 0
+    assert "mean +- deviation of 10 sets" in capsys.readouterr().out
+    record = json.loads((model.parent / "evaluation_viper.json").read_text())
+    assert [of_set["facts"]["split_number"] for of_set in record["sets"]] == [str(n) for n in range(10)]
+    assert (
+        main(["evaluate", str(model), *given, "data.split_number=7", "--out", str(tmp_path / "7.json")]) == 0
+    )
+    assert json.loads((tmp_path / "7.json").read_text())["sets"] == [record["sets"][7]]
+    shares = [of_set["figures"]["eval/rank1"] for of_set in record["sets"]]
+    assert record["mean"]["eval/rank1"] == pytest.approx(np.mean(shares))
+    assert len(set(shares)) > 1
+
+
+def test_market_1501_s_further_pictures_are_taken_when_they_are_read(model, tmp_path, capsys):
+    names = ["bounding_box_train/0002_c1_1.jpg", "query/0007_c1_1.jpg", "gt_bbox/0007_c1_3.jpg"]
+    root = layouts.draw(tmp_path / "market", [*names, "bounding_box_test/0007_c2_1.jpg"])
+    given = ["data.layout=market1501", f"data.root={root}", f"data.cache_folder={tmp_path / 'cache'}"]
+    assert main(["evaluate", str(model), *given]) == 0
+    assert "multi-query" not in capsys.readouterr().out
+    assert main(["evaluate", str(model), *given, "data.multi_query=true"]) == 0
+    assert "1 for multi-query" in capsys.readouterr().out
+
+
 def error(capsys, arguments: list[str]) -> str:
     assert main(["evaluate", *map(str, arguments)]) == 2
     captured = capsys.readouterr()
@@ -254,7 +283,7 @@ def test_weights_of_another_network_are_one_line(model, config, capsys, change):
         content["model"] = 7
     write_tensors(model, content)
     message = error(capsys, [model])
-    assert "its weights do not fit resnet18" in message
+    assert f"its weights do not fit {config.model.backbone}" in message
     assert len(message) < 500
 
 

@@ -16,7 +16,7 @@ NOT_IN_HASH = {
     *("data.root", "data.cache_folder", "data.cache_limit_gib", "evaluate.every", "evaluate.ap"),
     *("evaluate.multi_query", "evaluate.rerank", "evaluate.rerank_k1", "evaluate.rerank_k2"),
     *("evaluate.rerank_weight", "evaluate.cuhk03", "evaluate.seed"),
-    *("extract.on", "pool.size", "track.enabled", "track.experiment"),
+    *("neighbors.similarity", "extract.on", "pool.size", "track.enabled", "track.experiment"),
 }
 
 
@@ -62,6 +62,14 @@ def test_a_preset_of_icsr_changes_what_it_says_and_nothing_else():
         (["data.layout=folder"], "data.pattern", "is required by layout folder"),
         (["data.pattern=x"], "data.pattern", "belongs to layout folder alone"),
         (["data.splits={a: train}"], "data.splits", "belongs to layout folder alone"),
+        (["data.layout=msmt17", "data.multi_query=true"], "data.multi_query", "layout market1501 alone"),
+        (["data.layout=dukemtmc", "data.distractors=true"], "data.distractors", "layout market1501 alone"),
+        (["data.with_validation=false"], "data.with_validation", "belongs to layout msmt17 alone"),
+        (["data.boxes=labelled"], "data.boxes", "belongs to layout cuhk03 alone"),
+        (["data.layout=viper", "data.protocol=classic"], "data.protocol", "belongs to layout cuhk03 alone"),
+        (["data.split_number=1"], "data.split_number", "belongs to layout cuhk03 and viper alone"),
+        (["data.layout=viper", "data.split_number=10"], "data.split_number", "the splits are 0 to 9"),
+        (["data.layout=cuhk03", "data.split_number=1"], "data.split_number", "new protocol has one split"),
         (["temperature=.nan"], "temperature", "greater than 0"),
         (["seed=9223372036854775808"], "seed", "less than 9223372036854775808"),
     ],
@@ -70,6 +78,22 @@ def test_impossible_values_are_named_by_path(overrides, path, message):
     with pytest.raises(InputError, match=rf"^{re.escape(path)}: .*{message}") as raised:
         load(IcsrConfig, None, ["data.root=images", *overrides])
     assert "\n" not in str(raised.value)
+
+
+def test_options_of_other_layouts_are_refused_at_once():
+    given = ["pattern=x", "multi_query=true", "with_validation=false", "boxes=labelled", "split_number=20"]
+    with pytest.raises(InputError) as raised:
+        load(IcsrConfig, None, ["data.layout=cuhk03", "data.protocol=classic", *(f"data.{o}" for o in given)])
+    assert [line.partition(": ")[0] for line in str(raised.value).splitlines()] == [
+        f"data.{name}" for name in ("root", "pattern", "multi_query", "with_validation", "split_number")
+    ]
+
+
+def test_options_of_other_layouts_may_say_the_default():
+    """As they do in a file that raid wrote."""
+    for layout in ("market1501", "msmt17", "viper", "table", "manifest"):
+        config = load(IcsrConfig, None, ["data.root=x", f"data.layout={layout}"])
+        assert load(IcsrConfig, None, flatten(config)) == config
 
 
 def test_every_field_is_described_with_its_default_and_its_meaning():

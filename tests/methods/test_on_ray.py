@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,18 @@ import pytest
 import tiny
 import torch
 
+from raid.data import synthetic
 from raid.distributed.backend import LocalBackend
 from raid.distributed.fanout import FanOut, InProcess
 from raid.distributed.group import Group
 from raid.errors import InputError
-from raid.methods import icsr
+from raid.methods import clustering, icsr
 from raid.methods.contrastive import Encoder, starting_weights
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import open_inputs
 from raid.methods.inter_camera import SPANS
 from raid.methods.pool_extraction import extract_on_pool
+from raid.methods.sections import Clustering, Neighbors
 from raid.ops.jaccard import jaccard_similarity
 from raid.run_folder import RunFolder
 
@@ -97,6 +100,20 @@ def test_blocks_of_rows_are_the_same_bytes_as_in_this_process(pool):
     there = jaccard_similarity(rows, k1=10, k2=4, block_rows=64, map_blocks=pool.map)
     for ours, theirs in ((here.data, there.data), (here.indices, there.indices), (here.indptr, there.indptr)):
         assert ours.tobytes() == theirs.tobytes()
+
+
+def test_clusters_are_the_same_on_the_pool_by_an_approximate_search_and_on_disk(pool, tmp_path):
+    torch.set_num_threads(1)
+    rows = synthetic.features(1, num_identities=100, images_per_identity=10, dim=64).features
+    neighbors = Neighbors(k1=10, search="approximate", probes=3)
+    here = clustering.cluster(rows, Clustering(), 100, neighbors, seed=3)
+    on_disk = replace(neighbors, similarity="disk")
+    there = clustering.cluster(
+        rows, Clustering(), 100, on_disk, seed=3, scratch=tmp_path, map_blocks=pool.map
+    )
+    assert there.labels.tobytes() == here.labels.tobytes()
+    assert (there.recall, there.silhouette) == (here.recall, here.silhouette)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_extraction_on_the_pool_is_the_same_bytes_as_by_the_workers(pool, root):

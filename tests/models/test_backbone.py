@@ -11,7 +11,7 @@ from raid.models.backbone import AveragePool, GeM, InstanceBatchNorm, build
 from raid.models.batch_norm import BatchNorm, norm_factory
 from raid.models.weights import backbone_keys
 
-NAMES = ["resnet18", "resnet50", "resnet18_ibn_a", "resnet50_ibn_a"]
+NAMES = ["resnet10", "resnet18", "resnet50", "resnet18_ibn_a", "resnet50_ibn_a"]
 NORM = norm_factory("ghost", group_size=2, all_reduce_sum=Group.solo().all_reduce_sum)
 
 
@@ -79,10 +79,11 @@ def test_the_ambient_generators_are_left_alone(monkeypatch):
 
 
 def test_every_norm_is_the_one_asked_for():
+    counts = {"resnet10": 13, "resnet18": 21, "resnet50": 54}
     for name in NAMES:
         modules = list(built(name).modules())
         assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules)
-        assert sum(isinstance(module, BatchNorm) for module in modules) == (54 if "50" in name else 21)
+        assert sum(isinstance(module, BatchNorm) for module in modules) == counts[name[:8]]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -200,5 +201,5 @@ def test_the_map_equals_torchvisions_where_the_weights_are_copied(architecture):
 
 @pytest.mark.parametrize("name", ["resnet34", "resnet50_ibn_b", "ibn_a", ""])
 def test_unknown_names_are_refused(name):
-    with pytest.raises(ValueError, match="is none of resnet18, resnet50"):
+    with pytest.raises(ValueError, match="is none of resnet10, resnet18, resnet50"):
         build(name, norm=NORM, seed=0)

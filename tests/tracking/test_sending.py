@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 import raid
 from raid import tracking
 from raid.config import flatten
+from raid.run_folder import RunFolder
 
 
 def test_all_of_a_run(runs, client, folder, tmp_path):
@@ -17,7 +18,8 @@ def test_all_of_a_run(runs, client, folder, tmp_path):
     with tracked.follow(folder, method="icsr", note="mine"):
         for epoch in range(4):
             tracked.record(folder, epoch)
-            time.sleep(0.1)
+            tracked.until(lambda epoch=epoch: tracked.sent(folder) == list(range(epoch + 1)))
+            time.sleep(0.02)  # or two have one time
         tracked.end(folder)
     run = tracked.assert_complete(client, folder, tmp_path / "downloads", "FINISHED")
     assert run.info.run_name == "run"
@@ -42,6 +44,15 @@ def test_an_epoch_is_sent_when_it_is_recorded(client, folder):
             run = tracked.only_run(client)
             assert run.info.status == "RUNNING"
             assert run.data.metrics["train/loss"] == 3.0 - epoch
+
+
+def test_tags_say_what_the_set_is(client, runs):
+    config = tracked.configured(runs / "run")
+    facts = {"set": "MSMT17", "version": "V2"}
+    folder = RunFolder.open(runs / "run", config, "x", facts=facts, resume=False, fresh=False)
+    tracked.record(folder, 0)
+    tracking.sync(folder)
+    assert {"data.set": "MSMT17", "data.version": "V2"}.items() <= tracked.only_run(client).data.tags.items()
 
 
 def test_what_mlflow_does_not_take_is_cut_renamed_or_left_out(client, runs):
