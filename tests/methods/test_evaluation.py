@@ -21,6 +21,7 @@ from raid.data.samples import Record, Samples, content_hash
 from raid.distributed.checkpoint import write_tensors
 from raid.distributed.group import Group
 from raid.extract import extract
+from raid.methods import icsr
 from raid.methods.contrastive import build_model
 from raid.methods.icsr_config import IcsrConfig
 
@@ -153,6 +154,37 @@ def test_without_samples_a_run_is_evaluated_on_its_own_set(config, model, root, 
     assert found["root"] == str(root)
     assert (found["num_query"], found["num_gallery"]) == (18, 36)
     assert sorted(path.name for path in model.parent.iterdir()) == ["model.pt"]
+
+
+def test_a_run_s_last_figures_are_found_again(samples, root, tmp_path):
+    """Training and the command share one code; the set has pictures for multi-query."""
+    train = Record("train/0000_c1_0.png", 0, 0, "train")
+    own = Samples.scan(root, [train, *_records(samples)], name="own")
+    own.write(tmp_path / "own.parquet")
+    config = tiny.config(
+        root, tmp_path / "run", data__layout="manifest", data__root=str(tmp_path / "own.parquet"),
+        data__pattern=None, refine__enabled=False, inter__epochs=1, inter__steps=1, inter__num_clusters=1,
+        evaluate__rerank=True, evaluate__rerank_k1=12, evaluate__multi_query=True, sampler__identities=4,
+        sampler__singletons="repeat",
+    )  # fmt: skip
+    (figures,) = icsr.run(config).metrics()
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    (found,) = json.loads((tmp_path / "run" / "evaluation_own.json").read_text())["sets"]
+    kept = {
+        key: value for key, value in found["figures"].items() if not key.endswith(("rank20", "num_valid"))
+    }
+    assert kept == {key: value for key, value in figures.items() if key.startswith("eval/")}
+    assert len(kept) == 4 * 5
+
+
+def _records(samples: Samples) -> list[Record]:
+    """The samples but the one image that is trained on."""
+    rows = samples.table.to_pylist()
+    return [
+        Record(row["path"], row["identity"], row["camera"], row["split"])
+        for row in rows
+        if row["path"] != "train/0000_c1_0.png"
+    ]
 
 
 def test_another_layout_keeps_the_size_and_forgets_the_pattern(model, root, tmp_path):
