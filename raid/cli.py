@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from raid.distributed.backend import Backend
     from raid.methods.icsr_config import IcsrConfig
 
+EXIT_FOUND_ERRORS = 1
 EXIT_INPUT_ERROR = 2
 
 # Fields of raid.data.render.Settings, which has the defaults.
@@ -31,10 +32,10 @@ SYNTH_OPTIONS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line; return the exit status: 0 done, 2 something for the user to mend."""
+    """Run one command line; return the exit status: 0 done, 1 errors in a set, 2 a mistake."""
     options = _parse(arguments)
     try:
-        options.run(options)
+        status: int | None = options.run(options)
     except InputError as error:
         for line in str(error).splitlines():
             print(f"raid: {line}", file=sys.stderr)
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("raid: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -214,7 +215,7 @@ def _config(options: argparse.Namespace) -> None:
 
 
 def _add_data(commands: Commands) -> None:
-    parser = commands.add_parser("data", help="render the built-in set, measure it, write a manifest")
+    parser = commands.add_parser("data", help="render the built-in set, write a manifest, check a set")
     data = parser.add_subparsers(title="data commands", required=True, metavar="COMMAND")
 
     synth = data.add_parser("synth", help="render people as JPEG files in Market-1501's layout")
@@ -233,6 +234,20 @@ def _add_data(commands: Commands) -> None:
     prepare.add_argument("out", type=Path, metavar="FILE.parquet")
     prepare.add_argument("overrides", nargs="*", metavar="a=b", help="fields of section data: root=, layout=")
     prepare.set_defaults(run=_prepare)
+
+    check = data.add_parser(
+        "check",
+        help="decode every image and say what is wrong with the set",
+        description="Look for damaged files, duplicates, wrong labels and the like. Exit status 1: there are "
+        "errors. PATH is a manifest, a table or a folder; where no layout is recognised, all images below it "
+        "are looked at.",
+    )
+    check.add_argument(
+        "overrides", nargs="+", metavar="PATH|a=b", help="the set; fields of section data, as for prepare"
+    )
+    check.add_argument("--json", metavar="FILE", help="write everything as JSON too; -: only that, to stdout")
+    check.add_argument("--workers", type=_positive, metavar="N", help="threads (one a CPU, at most 16)")
+    check.set_defaults(run=_check)
 
 
 def _synth(options: argparse.Namespace) -> None:
@@ -262,6 +277,22 @@ def _prepare(options: argparse.Namespace) -> None:
     with _writing(options.out):
         samples.write(options.out)
     print(f"{options.out}: {len(samples)} images, splits {', '.join(samples.splits)}")
+
+
+def _check(options: argparse.Namespace) -> int:
+    from raid import log
+    from raid.methods.checking import check_set
+
+    log.configure()
+    report = check_set(options.overrides, num_threads=options.workers)
+    if options.json == "-":
+        print(report.to_json())
+        return EXIT_FOUND_ERRORS if report.count("error") else 0
+    if options.json is not None:
+        with _writing(Path(options.json)):
+            Path(options.json).write_text(report.to_json() + "\n")
+    print(report.to_text())
+    return EXIT_FOUND_ERRORS if report.count("error") else 0
 
 
 def _add_demo(commands: Commands) -> None:

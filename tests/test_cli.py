@@ -19,7 +19,7 @@ from raid.run_folder import RunFolder
 
 COMMANDS = [
     *([], ["icsr"], ["config"], ["demo"], ["evaluate"], ["report"]),
-    *(["data"], ["data", "synth"], ["data", "synth-check"], ["data", "prepare"]),
+    *(["data"], ["data", "synth"], ["data", "synth-check"], ["data", "prepare"], ["data", "check"]),
 ]
 LIBRARIES = {"torch", "torchvision", "numpy", "scipy", "pydantic", "yaml", "PIL", "pyarrow", "ray", "mlflow"}
 SMALL = ["--num-identities=8", "--num-cameras=2", "--height=32", "--width=16"]

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-import tiny
+from pictures import noise, photo
+from PIL import Image
 
 REPOSITORY = Path(__file__).parents[1]
 MARK = "<!-- run by tests/test_readme.py -->\n"
@@ -41,8 +43,24 @@ def folder(tmp_path: Path) -> Path:
     raid.write_text(RAID)
     raid.chmod(0o755)
     (tmp_path / "jobs").symlink_to(REPOSITORY / "jobs")
-    tiny.write_images(tmp_path / "photos")
+    write_animals(tmp_path / "photos")
     return tmp_path
+
+
+def write_animals(root: Path) -> None:
+    """Write JPEGs of ten striped animals, each photographed from both flanks; a few are large."""
+    for split in ("train", "query", "gallery"):
+        (root / split).mkdir(parents=True)
+    for animal in range(10):
+        coat = np.asarray(photo(64, 48, seed=animal), dtype=int)
+        for flank in ("left", "right"):
+            for frame in range(4):
+                pixels = coat // (2 if flank == "left" else 1) + noise(64, 48, seed=8 * animal + frame) // 16
+                image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+                if frame == 3 and animal < 4:
+                    image = image.resize((3200, 2400))
+                split = "train" if animal < 5 else "query" if frame == 0 else "gallery"
+                image.save(root / split / f"zebra_{animal:02d}_{flank}_{frame:04d}.jpg")
 
 
 def run(block: str, folder: Path) -> str:
@@ -56,8 +74,12 @@ def run(block: str, folder: Path) -> str:
 
 def test_own_data_and_its_evaluation(folder):
     (block,) = [block for block in blocks() if "raid data prepare" in block]
-    assert block.count("\n") == 5
+    assert block.count("\n") == 6
     out = run(block, folder)
+    assert "mine.parquet: 80 images, splits train, query, gallery" in out
+    assert "left       20      5       15          10" in out
+    assert "commonest sizes (width x height): 64 x 48 (72), 3200 x 2400 (8)" in out
+    assert "0 kinds of error, 0 kinds of warning" in out
     assert out.count("last epoch  2: mAP") == 2
     assert (folder / "runs" / "mine" / "model.pt").exists()
     (block,) = [block for block in blocks() if "raid evaluate" in block]

@@ -8,16 +8,15 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from raid.data.pixels import decode
 from raid.data.samples import NUM_THREADS, OnError, Samples, content_hash, one_line, progress, skip_or_fail
 from raid.errors import InputError
 from raid.files import atomic_path
@@ -26,7 +25,7 @@ Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 Failures = dict[int, str]  # row -> what is wrong with its bytes
 
-_FORMAT = "1 bicubic"  # part of the cache's name: raise the number when the pixels change
+_FORMAT = "2 bicubic"  # part of the cache's name: raise the number when the pixels change
 _GIB = 2**30
 
 
@@ -177,13 +176,6 @@ def open_images(
         return samples, images
     good = np.setdiff1d(np.arange(len(samples)), list(failures))
     return samples.take(good), images.take(good)
-
-
-def decode(data: bytes, height: int, width: int) -> Bytes:
-    """Decode a file's bytes and resize bicubically, as torchvision's Resize of a PIL image: (3, H, W)."""
-    with Image.open(BytesIO(data)) as image:
-        resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(resized).transpose(2, 0, 1)
 
 
 def _fingerprint(samples: Samples, height: int, width: int) -> str:

@@ -20,12 +20,13 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from raid.data.pixels import upright_size
 from raid.errors import InputError
 from raid.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
-OnError = Literal["fail", "skip"]
+OnError = Literal["fail", "skip", "unread"]
 T = TypeVar("T")
 
 NULLABLE = ("identity", "camera")
@@ -43,6 +44,7 @@ _COLUMNS: dict[str, pa.DataType] = {
 }
 _SCHEMA = pa.schema([pa.field(name, kind, name in NULLABLE) for name, kind in _COLUMNS.items()])
 _PROGRESS_AFTER_SECONDS = 2.0
+_UNREAD: dict[str, Any] | str = {"width": 0, "height": 0, "content": ""}
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ class Samples:
             root: folder that the paths are relative to.
             records: in any order.
             name: of the set.
-            on_error: an unreadable file (missing, empty, no image) stops, or is left out with a count.
+            on_error: an unreadable file (missing, empty, no image) stops, or is left out with a count;
+                unread: none is opened, sizes are 0 and contents empty (for a check that reads them itself).
             num_threads: files read at a time.
             camera_names: what camera 0, 1, ... is called in the set.
             facts: see the property.
@@ -169,9 +172,12 @@ class Samples:
         """
         ordered = sorted(records, key=lambda record: record.path)
         _check_paths(root, ordered)
-        files = [root / record.path for record in ordered]
-        with ThreadPoolExecutor(num_threads) as pool:
-            headers = list(progress(pool.map(_read_header, files), len(files), f"reading {name}"))
+        if on_error == "unread":
+            headers = [_UNREAD] * len(ordered)
+        else:
+            files = [root / record.path for record in ordered]
+            with ThreadPoolExecutor(num_threads) as pool:
+                headers = list(progress(pool.map(_read_header, files), len(files), f"reading {name}"))
         unreadable = [
             (record.path, header)
             for record, header in zip(ordered, headers, strict=True)
@@ -265,7 +271,9 @@ def _read_header(file: Path) -> dict[str, Any] | str:
         return "is empty (zero bytes)"
     try:
         with Image.open(BytesIO(data)) as image:
-            width, height = image.size
+            width, height = upright_size(image)
+    except Image.DecompressionBombError as error:
+        return one_line(error)
     except Exception:  # damaged bytes make the decoders raise nearly anything
         return "is not an image that PIL can open"
     return {"width": width, "height": height, "content": content_hash(data)}

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from raid.data import market1501
 from raid.data.augment import Augmentation, augment, draw, normalize
-from raid.data.images import decode
+from raid.data.pixels import decode
 from raid.data.streams import stream
 from raid.data.synthetic import nearest_others
 from raid.errors import InputError

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from raid.data import cuhk03, dukemtmc, folder, market1501, msmt17, table, viper
 from raid.data.images import Images, open_images
-from raid.data.samples import Samples
+from raid.data.samples import OnError, Samples
 from raid.errors import InputError
 from raid.evaluate import RetrievalSet
 from raid.methods.sections import Data
@@ -28,38 +28,43 @@ class Inputs:
     facts: dict[str, str]
 
 
-def load_samples(data: Data) -> Samples:
+def load_samples(data: Data, *, on_error: OnError | None = None) -> Samples:
     """Read the manifest of the set that `data` describes.
+
+    Args:
+        data: where the set is, and how it is read.
+        on_error: in place of the section's own.
 
     Raises:
         InputError: nothing is there, or it is not of the layout.
     """
     assert data.root is not None  # Data.problems
     root = data.root.expanduser()  # the shell leaves the ~ of data.root=~/set alone
+    on_error = on_error or data.on_error
     match data.layout:
         case "market1501":
             return market1501.load(
-                root, multi_query=data.multi_query, distractors=data.distractors, on_error=data.on_error
+                root, multi_query=data.multi_query, distractors=data.distractors, on_error=on_error
             )
         case "dukemtmc":
-            return dukemtmc.load(root, on_error=data.on_error)
+            return dukemtmc.load(root, on_error=on_error)
         case "msmt17":
-            return msmt17.load(root, with_validation=data.with_validation, on_error=data.on_error)
+            return msmt17.load(root, with_validation=data.with_validation, on_error=on_error)
         case "cuhk03":
             return cuhk03.load(
                 root,
                 boxes=data.boxes,
                 protocol=data.protocol,
                 split_number=data.split_number,
-                on_error=data.on_error,
+                on_error=on_error,
             )
         case "viper":
-            return viper.load(root, split_number=data.split_number, on_error=data.on_error)
+            return viper.load(root, split_number=data.split_number, on_error=on_error)
         case "folder":
             assert data.pattern is not None  # Data.problems
-            return folder.load(root, data.pattern, splits=data.splits, on_error=data.on_error)
+            return folder.load(root, data.pattern, splits=data.splits, on_error=on_error)
         case "table":
-            return table.load(root, on_error=data.on_error)
+            return table.load(root, on_error=on_error)
         case "manifest":
             return Samples.read(root)
 

@@ -58,6 +58,14 @@ def test_scan_sorts_by_path_and_reads_every_file(root: Path) -> None:
     assert len(samples) == 4
 
 
+def test_a_scan_may_leave_the_files_unread(tmp_path: Path) -> None:
+    samples = Samples.scan(tmp_path / "nowhere", records(), name="tiny", on_error="unread")
+    assert samples.paths == ["a/y.png", "a/z.png", "b.png", "c.png"]
+    np.testing.assert_array_equal(samples.identities, [-1, -1, 7, 7])
+    assert samples.table["content"].to_pylist() == [""] * 4
+    assert samples.table["width"].to_pylist() == samples.table["height"].to_pylist() == [0] * 4
+
+
 def test_split_and_take(root: Path) -> None:
     samples = scanned(root)
     gallery = samples.split("gallery")
