@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(commands)
     _add_data(commands)
     _add_demo(commands)
+    _add_evaluate(commands)
     _add_report(commands)
     _add_track(commands)
     return parser
@@ -322,6 +323,33 @@ def _demo(options: argparse.Namespace) -> None:
     config = load(IcsrConfig, options.file, options.overrides)
     with _backend(options.backend, config) as backend:
         print(demo.compare(config, backend, num_seeds=options.seeds))
+
+
+def _add_evaluate(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="evaluate a trained model on a set, by every protocol that applies",
+        description="Print and store mAP, CMC and mINP of the model on SAMPLES: manifests of `raid data "
+        "prepare`, or data.layout=... data.root=...; without, the set of the training. Several are averaged. "
+        "evaluate.rerank=true re-ranks too; the other fields of section evaluate are in `raid config icsr`.",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a run's model.pt, or its folder")
+    # A default, or argparse calls them required.
+    parser.add_argument("overrides", nargs="*", default=[], metavar="SAMPLES", help="FILE.parquet, or a.b=c")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="(evaluation_SET.json beside the checkpoint)"
+    )
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.methods.evaluation import evaluate_checkpoint
+
+    log.configure()
+    manifests = [Path(text) for text in options.overrides if "=" not in text]
+    overrides = [text for text in options.overrides if "=" in text]
+    print(evaluate_checkpoint(options.checkpoint, manifests, overrides, out=options.out))
 
 
 def _add_report(commands: Commands) -> None:

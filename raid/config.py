@@ -58,7 +58,19 @@ def load(
     Raises:
         InputError: one line for each problem of the whole configuration, naming its path.
     """
-    given = _read_file(file) if file is not None else {}
+    return _resolved(schema, _read_file(file) if file is not None else {}, overrides)
+
+
+def loads(schema: type[S], text: str, name: str) -> S:
+    """Build a configuration from the text that `to_yaml` gave, found in `name`.
+
+    Raises:
+        InputError: as `load`.
+    """
+    return _resolved(schema, _parse(text, name), ())
+
+
+def _resolved(schema: type[S], given: Tree, overrides: Iterable[str] | Mapping[str, Any]) -> S:
     for path, value in _parsed(overrides):
         _put(given, path, value)
     tree = _merge(_preset(schema, given), given)
@@ -138,17 +150,22 @@ def describe(schema: type[Schema], prefix: str = "") -> Iterator[FieldDescriptio
 
 def _read_file(file: Path | str) -> Tree:
     try:
-        content = yaml.load(Path(file).read_text(), _UniqueKeys)
+        return _parse(Path(file).read_bytes(), str(file))
     except OSError as error:
         hint = "; a run file comes before the overrides" if "=" in str(file) else ""
         raise InputError(f"{file}: cannot read this configuration file: {error.strerror}{hint}") from error
+
+
+def _parse(text: str | bytes, name: str) -> Tree:
+    try:
+        content = yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
         reason = " ".join(str(error).split())
-        raise InputError(f"{file}: not YAML: {reason}") from error
+        raise InputError(f"{name}: not YAML: {reason}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise InputError(f"{file}: holds a {type(content).__name__}; wanted `section: values`")
+        raise InputError(f"{name}: holds a {type(content).__name__}; wanted `section: values`")
     return content
 
 

@@ -1,6 +1,6 @@
 """Retrieval figures of a model or of ready features on a set's query and gallery images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,66 +12,131 @@ from raid.data.images import Images
 from raid.data.samples import Samples
 from raid.errors import InputError
 from raid.files import atomic_path
-from raid.ops.ranking import RankedLists, Ranking, rank, ranked_lists
+from raid.ops.ranked_lists import RankedLists, ranked_lists
+from raid.ops.ranking import Ranking
+from raid.protocols import Options, Protocol, Side, rank_protocol, rankings
 
 Record = dict[str, NDArray[Any]]
-_Labels = tuple[NDArray[np.int64], NDArray[np.int64] | None]
+Features = NDArray[np.float32]
 CMC_PLACES = 50
 _SHOWN_EACH = 3  # best, median and worst queries
 
 
 @dataclass(frozen=True)
+class RetrievalFeatures:
+    """Unit rows of the images of a `RetrievalSet`, in their order.
+
+    Attributes:
+        query: (Q, D).
+        gallery: (G, D).
+        multi_query: (M, D), or None where the set has no such images open.
+    """
+
+    query: Features
+    gallery: Features
+    multi_query: Features | None = None
+
+
+@dataclass(frozen=True)
 class RetrievalSet:
-    """Query and gallery, ready to be ranked: row i of the samples is row i of the images."""
+    """Query and gallery, ready to be ranked: row i of the samples is row i of the images.
+
+    Under protocol `cuhk03_classic` both are the same objects. `multi_query` are further images of the
+    queries' people, where they were asked for.
+    """
 
     query: Samples
     query_images: Images
     gallery: Samples
     gallery_images: Images
+    multi_query: Samples | None = None
+    multi_query_images: Images | None = None
+    protocol: Protocol = "standard"
 
-    def rank(
-        self, query_features: NDArray[np.float32], gallery_features: NDArray[np.float32], *, ap: str
-    ) -> Ranking:
-        """Rank the gallery for every query; same identity and camera left out where cameras exist."""
-        queries, gallery = self._labels()
-        return rank(query_features, *queries, gallery_features, *gallery, ap=ap)
+    def features(self, extract: Callable[[Images], Features]) -> RetrievalFeatures:
+        """Return the features of all images by `extract`, which sees no image twice."""
+        query = extract(self.query_images)
+        same = self.gallery_images is self.query_images
+        return RetrievalFeatures(
+            query,
+            query if same else extract(self.gallery_images),
+            None if self.multi_query_images is None else extract(self.multi_query_images),
+        )
+
+    def figures(self, features: RetrievalFeatures, options: Options) -> dict[str, float]:
+        """Return the figures of every protocol that applies, see `metrics`."""
+        return {
+            key: value
+            for name, ranking in self.rankings(features, options).items()
+            for key, value in metrics(ranking, name).items()
+        }
+
+    def rankings(self, features: RetrievalFeatures, options: Options) -> dict[str, Ranking]:
+        """Return the ranking of every protocol that applies, by name (`raid.protocols.rankings`).
+
+        Raises:
+            ValueError: as `raid.ops.ranking.rank`.
+        """
+        query, gallery = self._sides(features.query, features.gallery)
+        more = None
+        if self.multi_query is not None and features.multi_query is not None:
+            cameras = None if query.cameras is None else self.multi_query.cameras
+            more = Side(features.multi_query, self.multi_query.identities, cameras)
+        return rankings(query, gallery, more, protocol=self.protocol, options=options)
+
+    def rank(self, query_features: Features, gallery_features: Features, options: Options) -> Ranking:
+        """Rank the gallery for every query as the set's protocol has it."""
+        sides = self._sides(query_features, gallery_features)
+        return rank_protocol(*sides, protocol=self.protocol, options=options)
 
     def ranked_lists(
         self,
         rows: NDArray[np.int64],
-        query_features: NDArray[np.float32],
-        gallery_features: NDArray[np.float32],
+        query_features: Features,
+        gallery_features: Features,
         *,
         num_places: int,
     ) -> RankedLists:
-        """Return the first places of `rank` for the queries `rows` (S,); the features are of all."""
-        (identities, cameras), gallery = self._labels()
-        of_rows = (identities[rows], None if cameras is None else cameras[rows])
-        return ranked_lists(query_features[rows], *of_rows, gallery_features, *gallery, num_places=num_places)
+        """Return the whole gallery's first places for the queries `rows` (S,); the features are of all."""
+        query, gallery = self._sides(query_features, gallery_features)
+        return ranked_lists(
+            query.features[rows],
+            query.identities[rows],
+            None if query.cameras is None else query.cameras[rows],
+            gallery.features,
+            gallery.identities,
+            gallery.cameras,
+            num_places=num_places,
+        )
 
-    def _labels(self) -> tuple[_Labels, _Labels]:
-        """Return identities and cameras of the queries and of the gallery."""
-        if self.query.has_cameras and self.gallery.has_cameras:
-            return (
-                (self.query.identities, self.query.cameras),
-                (self.gallery.identities, self.gallery.cameras),
-            )
-        return (self.query.identities, None), (self.gallery.identities, None)
+    def _sides(self, query_features: Features, gallery_features: Features) -> tuple[Side, Side]:
+        """Put features and labels together; cameras count where both sides have them."""
+        cameras = self.query.has_cameras and self.gallery.has_cameras
+        return (
+            Side(query_features, self.query.identities, self.query.cameras if cameras else None),
+            Side(gallery_features, self.gallery.identities, self.gallery.cameras if cameras else None),
+        )
 
 
-def metrics(ranking: Ranking) -> dict[str, float]:
-    """Return the ranking under the project's metric keys, as shares of 1."""
-    cmc = ranking.cmc
-    ranks = {f"eval/rank{k}": float(cmc[min(k, len(cmc)) - 1]) for k in (1, 5, 10)}
-    return {"eval/mAP": float(ranking.mAP), **ranks, "eval/mINP": float(ranking.mINP)}
+def metrics(ranking: Ranking, name: str = "", *, ranks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """Return a ranking under the project's metric keys, as shares of 1: eval/mAP, eval/rank1 and so on.
+
+    Args:
+        ranking: of one protocol.
+        name: of the protocol as in `raid.protocols.rankings`: eval/NAME/mAP and so on.
+        ranks: places of the CMC; a gallery that is shorter answers with its last place.
+    """
+    prefix = f"eval/{name}/" if name else "eval/"
+    shares = {f"{prefix}rank{k}": float(ranking.cmc[min(k, len(ranking.cmc)) - 1]) for k in ranks}
+    return {f"{prefix}mAP": float(ranking.mAP), **shares, f"{prefix}mINP": float(ranking.mINP)}
 
 
 def final_record(
     retrieval: RetrievalSet,
-    query_features: NDArray[np.float32],
-    gallery_features: NDArray[np.float32],
+    query_features: Features,
+    gallery_features: Features,
+    options: Options,
     *,
-    ap: str,
     num_shown: int = 10,
 ) -> Record:
     """Return what a report shows of an evaluation, as plain arrays.
@@ -83,24 +148,25 @@ def final_record(
         retrieval: Q queries and G gallery images.
         query_features: (Q, D) unit rows.
         gallery_features: (G, D) unit rows.
-        ap: variant of average precision.
+        options: of the evaluation; the record is of the single query, not re-ranked.
         num_shown: P, places of a list.
 
     Returns:
         `cmc` (min(50, G),) float64; `average_precision` (Q,) float64, NaN = not valid; `num_gallery` ();
         `shown_rows` (S,) int64, rows of the queries; `shown_kind` (S,) text: best, median or worst;
         `list_rows` (S, P) int64, `list_similarity` (S, P) float32 and `list_right` (S, P) bool, as in
-        `raid.ops.ranking.RankedLists`.
+        `raid.ops.ranked_lists.RankedLists`.
 
     Raises:
         ValueError: as `raid.ops.ranking.rank`.
     """
-    ranking = retrieval.rank(query_features, gallery_features, ap=ap)
-    kinds, rows = _chosen(ranking.average_precisions)
+    ranking = retrieval.rank(query_features, gallery_features, options)
+    average_precisions = ranking.average_precisions[: len(query_features)]  # VIPeR's other direction follows
+    kinds, rows = _chosen(average_precisions)
     lists = retrieval.ranked_lists(rows, query_features, gallery_features, num_places=num_shown)
     return {
         "cmc": ranking.cmc[:CMC_PLACES],
-        "average_precision": ranking.average_precisions,
+        "average_precision": average_precisions,
         "num_gallery": np.array(len(gallery_features)),
         "shown_rows": rows,
         "shown_kind": kinds,

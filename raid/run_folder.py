@@ -10,6 +10,7 @@ steps.jsonl           loss of every training step
 metrics.jsonl         figures of every epoch
 model.pt              the trained model
 evaluation.npz        what the report shows of the last evaluation: CMC, ranked lists, similarity of cameras
+evaluation_SET.json   what `raid evaluate` found the model to do on a set
 report.html           the run as one page
 tracking.json         what MLflow has of the run (`raid.tracking`); tracking.lock: held while it is followed
 """
@@ -193,6 +194,8 @@ class RunFolder:
             ) from error
 
     def _clear(self) -> None:
+        for path in self.path.glob("evaluation_*.json"):
+            path.unlink()
         for name in _OWN:
             path = self._file(name)
             if path.is_dir():

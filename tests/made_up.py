@@ -8,6 +8,7 @@ import page
 from raid.evaluate import RetrievalSet, camera_record, final_record, save_record
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs
+from raid.protocols import Options
 from raid.report import write_report
 from raid.run_folder import RunFolder
 
@@ -75,7 +76,7 @@ def features(count: int, seed: int) -> np.ndarray:
 def record_of(inputs: Inputs) -> dict[str, Any]:
     retrieval = inputs.retrieval
     sides = features(len(retrieval.query), 1), features(len(retrieval.gallery), 2)
-    record = final_record(retrieval, *sides, ap="noninterp")
+    record = final_record(retrieval, *sides, Options())
     return record | camera_record(sides[1], retrieval.gallery)
 
 

@@ -18,7 +18,7 @@ from raid.methods.icsr_config import IcsrConfig
 from raid.run_folder import RunFolder
 
 COMMANDS = [
-    *([], ["icsr"], ["config"], ["demo"], ["report"]),
+    *([], ["icsr"], ["config"], ["demo"], ["evaluate"], ["report"]),
     *(["data"], ["data", "synth"], ["data", "synth-check"], ["data", "prepare"], ["data", "check"]),
 ]
 LIBRARIES = {"torch", "torchvision", "numpy", "scipy", "pydantic", "yaml", "PIL", "pyarrow", "ray", "mlflow"}
@@ -99,6 +99,7 @@ def test_help_of_synth_tells_the_defaults_that_the_settings_have():
         (["icsr", "f.yaml", "--fresh", "seed"], "unrecognized arguments: seed"),
         (["data", "synth", "a", "--fresh", "seed=1"], "unrecognized arguments"),
         (["data", "synth", "a", "--seed=x"], "argument --seed: invalid int value"),
+        (["evaluate"], r"required: CHECKPOINT\n"),
         (["demo", "f.yaml", "--seeds=0"], "argument --seeds: '0' is not a whole number from 1"),
         (["demo", "f.yaml", "--seeds=two"], "argument --seeds: 'two' is not a whole number from 1"),
     ],

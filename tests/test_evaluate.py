@@ -17,6 +17,7 @@ from raid.evaluate import (
     save_record,
 )
 from raid.ops.ranking import Ranking, average_precision
+from raid.protocols import Options
 
 # (identity, camera); the queries look along the first axis and along the second.
 QUERY = [(1, 0), (2, 0)]
@@ -51,7 +52,7 @@ def retrieval(folder: Path, *, query_cameras: int = 2, gallery_cameras: int = 7)
 
 
 def test_a_hand_made_set_with_cameras(tmp_path):
-    ranking = retrieval(tmp_path).rank(*features(), ap="noninterp")
+    ranking = retrieval(tmp_path).rank(*features(), Options())
     # First query: 0.99 is its own camera's, 0.95 is junk; then 3 | 1 at 0.8 | 1 at 0.3 | 2. Hits 2 and 3.
     # Second query: 0.95 is its own camera's; then 2 at 0.9 | ... Hit 1.
     assert metrics(ranking) == {
@@ -66,9 +67,7 @@ def test_a_hand_made_set_with_cameras(tmp_path):
 
 @pytest.mark.parametrize(("query", "gallery"), [(0, 0), (2, 0), (0, 7), (2, 6), (1, 7)])
 def test_without_all_cameras_on_both_sides_no_item_is_left_out_for_its_camera(tmp_path, query, gallery):
-    ranking = retrieval(tmp_path, query_cameras=query, gallery_cameras=gallery).rank(
-        *features(), ap="noninterp"
-    )
+    ranking = retrieval(tmp_path, query_cameras=query, gallery_cameras=gallery).rank(*features(), Options())
     # First query: 1 at 0.99 | 3 | 1 at 0.8 | 1 at 0.3: hits 1, 3 and 4. Second: 2 at 0.95 and 0.9: 1 and 2.
     found = metrics(ranking)
     assert found["eval/mAP"] == pytest.approx(((1 + 2 / 3 + 3 / 4) / 3 + 1) / 2)
@@ -78,10 +77,10 @@ def test_without_all_cameras_on_both_sides_no_item_is_left_out_for_its_camera(tm
 
 def test_the_variant_of_average_precision_is_passed_on(tmp_path):
     sets = retrieval(tmp_path)
-    trapezoid = metrics(sets.rank(*features(), ap="market_trapezoid"))
+    trapezoid = metrics(sets.rank(*features(), Options(ap="market_trapezoid")))
     assert trapezoid["eval/mAP"] == pytest.approx((((0 + 1 / 2) / 2 + (1 / 2 + 2 / 3) / 2) / 2 + 1) / 2)
     with pytest.raises(ValueError, match="unknown ap"):
-        sets.rank(*features(), ap="other")
+        sets.rank(*features(), Options(ap="other"))
 
 
 def test_metric_keys_and_ranks():
@@ -139,7 +138,7 @@ def slow_list(sets: RetrievalSet, query: np.ndarray, gallery: np.ndarray, i: int
 @pytest.mark.parametrize("seed", range(4))
 def test_the_record_equals_a_slow_reference(seed):
     sets, query, gallery = random_set(seed)
-    record = final_record(sets, query, gallery, ap="noninterp", num_shown=7)
+    record = final_record(sets, query, gallery, Options(), num_shown=7)
     expected = np.full(len(query), np.nan)
     for i, identity in enumerate(sets.query.identities):
         places = slow_list(sets, query, gallery, i)
@@ -166,8 +165,8 @@ def test_the_record_equals_a_slow_reference(seed):
 
 def test_the_record_agrees_with_the_metrics(tmp_path):
     sets, query, gallery = random_set(9)
-    record = final_record(sets, query, gallery, ap="market_trapezoid")
-    found = metrics(sets.rank(query, gallery, ap="market_trapezoid"))
+    record = final_record(sets, query, gallery, Options(ap="market_trapezoid"))
+    found = metrics(sets.rank(query, gallery, Options(ap="market_trapezoid")))
     assert np.nanmean(record["average_precision"]) == pytest.approx(found["eval/mAP"])
     assert [record["cmc"][k - 1] for k in (1, 5, 10)] == [found[f"eval/rank{k}"] for k in (1, 5, 10)]
     assert len(record["cmc"]) == CMC_PLACES == 50
@@ -180,8 +179,8 @@ def test_the_order_of_the_gallery_changes_its_rows_only():
     order = np.random.default_rng(0).permutation(len(gallery))
     people = People(sets.gallery.identities[order], sets.gallery.cameras[order])
     shuffled = RetrievalSet(sets.query, None, people, None)
-    plain = final_record(sets, query, gallery, ap="noninterp")
-    other = final_record(shuffled, query, gallery[order], ap="noninterp")
+    plain = final_record(sets, query, gallery, Options())
+    other = final_record(shuffled, query, gallery[order], Options())
     assert plain.keys() == other.keys()
     np.testing.assert_array_equal(order[other.pop("list_rows")], plain.pop("list_rows"))
     for key, values in plain.items():
@@ -207,7 +206,7 @@ def test_few_queries_are_shown_once_each(valid, kinds):
     features = np.eye(10, dtype=np.float32)
     queries = People(np.where(np.arange(10) < valid, identities, -1), np.zeros(10, np.int64))
     gallery = People(identities, np.ones(10, np.int64))
-    record = final_record(RetrievalSet(queries, None, gallery, None), features, features, ap="noninterp")
+    record = final_record(RetrievalSet(queries, None, gallery, None), features, features, Options())
     assert record["shown_kind"].tolist() == kinds
     assert len(set(record["shown_rows"].tolist())) == len(kinds)
     assert set(record["shown_rows"].tolist()) <= set(range(valid))
@@ -215,7 +214,7 @@ def test_few_queries_are_shown_once_each(valid, kinds):
 
 
 def test_a_gallery_shorter_than_a_list_leaves_places_empty(tmp_path):
-    record = final_record(retrieval(tmp_path), *features(), ap="noninterp")
+    record = final_record(retrieval(tmp_path), *features(), Options())
     # The first query: without its own camera's and junk. Rows 3, 1, 4, 5, 2 by similarity.
     row = record["shown_rows"].tolist().index(0)
     assert record["list_rows"][row].tolist() == [3, 1, 4, 5, 2] + [-1] * 5
@@ -262,7 +261,7 @@ def test_without_cameras_there_is_no_record_of_them(tmp_path):
 
 def test_a_record_is_read_back(tmp_path):
     sets, query, gallery = random_set(0)
-    record = final_record(sets, query, gallery, ap="noninterp")
+    record = final_record(sets, query, gallery, Options())
     save_record(tmp_path / "run" / "evaluation.npz", record)
     read = load_record(tmp_path / "run" / "evaluation.npz")
     assert read.keys() == record.keys()

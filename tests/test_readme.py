@@ -72,7 +72,7 @@ def run(block: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_own_data(folder):
+def test_own_data_and_its_evaluation(folder):
     (block,) = [block for block in blocks() if "raid data prepare" in block]
     assert block.count("\n") == 6
     out = run(block, folder)
@@ -82,6 +82,12 @@ def test_own_data(folder):
     assert "0 kinds of error, 0 kinds of warning" in out
     assert out.count("last epoch  2: mAP") == 2
     assert (folder / "runs" / "mine" / "model.pt").exists()
+    (block,) = [block for block in blocks() if "raid evaluate" in block]
+    out = run(block, folder)
+    assert out.count("\nsingle query") == 2
+    assert out.count("\n  re-ranked") == 1
+    assert (folder / "runs" / "mine" / "evaluation_photos.json").exists()
+    assert (folder / "runs" / "mine_reranked.json").exists()
 
 
 def test_configuration(folder):
@@ -103,7 +109,7 @@ def test_plan(folder):
 def test_every_block_is_run_by_a_test_or_is_a_make_target():
     text = (REPOSITORY / "README.md").read_text()
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
-    assert len(blocks()) == 3
+    assert len(blocks()) == 4
     for mark, block in re.findall(r"(<!-- .* -->)?\n```sh\n(.*?)```", text, re.DOTALL):
         if mark:
             assert (REPOSITORY / mark.split()[-2]).exists()

@@ -129,6 +129,7 @@ def test_other_images_are_refused(run):
 
 def test_fresh_clears_what_a_run_wrote_and_leaves_what_is_not_its_own(run):
     (run.path / "notes.txt").write_text("mine")
+    (run.path / "evaluation_market1501.json").write_text("of the model that goes")
     (run.path / "figures").mkdir()
     (run.path / "figures" / "loss.png").write_text("mine")
     opened(run.path, replace(CONFIG, salt=12), "others", fresh=True)

@@ -16,7 +16,7 @@ from raid.data.images import Images
 from raid.data.synthetic_check import hsv_histogram
 from raid.distributed.backend import Backend
 from raid.distributed.group import Group
-from raid.evaluate import RetrievalSet, metrics
+from raid.evaluate import RetrievalSet
 from raid.methods import icsr
 from raid.methods.contrastive import Encoder, device_of, starting_weights
 from raid.methods.icsr_config import IcsrConfig
@@ -50,7 +50,7 @@ def compare(config: IcsrConfig, backend: Backend, *, num_seeds: int) -> str:
     """
     assert config.data.root is not None  # Data.problems
     render.write_market1501(config.data.root, PEOPLE)
-    inputs = open_inputs(config.data)
+    inputs = open_inputs(config.data, multi_query=config.evaluate.multi_query)
     assert inputs.retrieval is not None
     logger.info(
         "%d training images, %d queries, %d gallery images",
@@ -106,17 +106,14 @@ def _histogram(retrieval: RetrievalSet, config: IcsrConfig) -> Figures:
     def histogram(images: Images) -> NDArray[np.float32]:
         return hsv_histogram(images.gather(np.arange(len(images))).numpy())
 
-    query, gallery = histogram(retrieval.query_images), histogram(retrieval.gallery_images)
-    return metrics(retrieval.rank(query, gallery, ap=config.evaluate.ap))
+    return retrieval.figures(retrieval.features(histogram), config.evaluate)
 
 
 def _untrained(retrieval: RetrievalSet, config: IcsrConfig) -> Figures:
     weights = starting_weights(config.training)
     encoder = Encoder(config.training, weights, Group.solo(), device_of(config.run.device))
-    query, gallery = (
-        encoder.extract(images).numpy() for images in (retrieval.query_images, retrieval.gallery_images)
-    )
-    return metrics(retrieval.rank(query, gallery, ap=config.evaluate.ap))
+    found = retrieval.features(lambda images: encoder.extract(images).numpy().astype(np.float32, copy=False))
+    return retrieval.figures(found, config.evaluate)
 
 
 def _trained(config: IcsrConfig, backend: Backend, name: str) -> Figures:

@@ -56,7 +56,7 @@ def run(
     """
     backend, spans = backend or local_backend(config), Spans()
     with spans("prepare"):
-        inputs = open_inputs(config.data)
+        inputs = open_inputs(config.data, multi_query=config.evaluate.multi_query)
         check(config, inputs)
         weights = starting_weights(config.training)
         backend.prepare(config.run.folder)

@@ -1,7 +1,7 @@
 """From the data section of a configuration to samples and decoded images."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raid.data import cuhk03, dukemtmc, folder, market1501, msmt17, table, viper
 from raid.data.images import Images, open_images
@@ -9,6 +9,7 @@ from raid.data.samples import OnError, Samples
 from raid.errors import InputError
 from raid.evaluate import RetrievalSet
 from raid.methods.sections import Data
+from raid.protocols import PROTOCOLS, Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +69,15 @@ def load_samples(data: Data, *, on_error: OnError | None = None) -> Samples:
             return Samples.read(root)
 
 
-def open_inputs(data: Data) -> Inputs:
+def open_inputs(data: Data, *, multi_query: bool = False) -> Inputs:
     """Read the set, decode its images once, and take its splits apart.
 
+    Args:
+        data: where the set is.
+        multi_query: open the images that multi-query averages too, where there are any.
+
     Raises:
-        InputError: the set has no training images, or its images cannot be read.
+        InputError: the set has no training images, or its images cannot be read or evaluated.
     """
     samples = load_samples(data)
     if "train" not in samples.splits:
@@ -80,17 +85,54 @@ def open_inputs(data: Data) -> Inputs:
             f"data.root: {data.root} has no training images (splits: {', '.join(samples.splits)})"
         )
     train, train_images = _open(samples, "train", data)
-    retrieval = None
-    if {"query", "gallery"} <= set(samples.splits):
-        retrieval = RetrievalSet(*_open(samples, "query", data), *_open(samples, "gallery", data))
-        _check_matches(retrieval.query, retrieval.gallery, data)
+    retrieval = open_retrieval(samples, data, multi_query=multi_query)
     return Inputs(train, train_images, retrieval, samples.fingerprint(), samples.facts)
 
 
-def camera_name(samples: Samples, camera: int) -> str:
-    """Return what the set calls `camera` (0-based): in Market-1501's layout, one more."""
-    names = samples.camera_names
-    return names[camera] if camera < len(names) else str(camera)
+def open_retrieval(samples: Samples, data: Data, *, multi_query: bool = False) -> RetrievalSet | None:
+    """Decode the query and gallery images of a set once; None where it has none.
+
+    Args:
+        samples: the whole set.
+        data: its section.
+        multi_query: as in `open_inputs`.
+
+    Raises:
+        InputError: no query has a match, the images cannot be read, or the protocol that the set names is
+            not known.
+    """
+    protocol = protocol_of(samples, data)
+    classic = protocol == "cuhk03_classic"  # its test images are queries and gallery both
+    if not {"gallery", *([] if classic else ["query"])} <= set(samples.splits):
+        return None
+    gallery = _open(samples, "gallery", data)
+    query = gallery if classic else _open(samples, "query", data)
+    retrieval = RetrievalSet(*query, *gallery, protocol=protocol)
+    if multi_query and "multi_query" in samples.splits:
+        further, images = _open(samples, "multi_query", data)
+        retrieval = replace(retrieval, multi_query=further, multi_query_images=images)
+    _check_matches(retrieval.query, retrieval.gallery, data)
+    return retrieval
+
+
+def protocol_of(samples: Samples, data: Data) -> Protocol:
+    """Return the protocol that the set is evaluated by.
+
+    Raises:
+        InputError: the set names another, or one that needs cameras it has not.
+    """
+    named = samples.facts.get("protocol", "standard")
+    for protocol in PROTOCOLS:
+        if named == protocol:
+            if protocol == "cuhk03_classic" and not samples.has_cameras:
+                raise InputError(
+                    f"data.root: {data.root}: CUHK03's classic protocol needs the camera of every image: "
+                    "without them each query is a match of its own"
+                )
+            return protocol
+    raise InputError(
+        f"data.root: {data.root}: unknown protocol {named!r}; a set may name {', '.join(PROTOCOLS)}"
+    )
 
 
 def _check_matches(query: Samples, gallery: Samples, data: Data) -> None:
@@ -112,6 +154,12 @@ def _check_matches(query: Samples, gallery: Samples, data: Data) -> None:
         f"data.root: {data.root}: no query has its identity in the gallery (at another camera); "
         "give identities, or a set of training images alone"
     )
+
+
+def camera_name(samples: Samples, camera: int) -> str:
+    """Return what the set calls `camera` (0-based): in Market-1501's layout, one more."""
+    names = samples.camera_names
+    return names[camera] if camera < len(names) else str(camera)
 
 
 def _open(samples: Samples, split: str, data: Data) -> tuple[Samples, Images]:

@@ -179,18 +179,17 @@ def _evaluated(
     encoder: Encoder, fanout: FanOut, job: InterCameraJob, retrieval: RetrievalSet, *, record: bool
 ) -> Figures:
     """Return the retrieval figures of the encoder as it is; `record` keeps what the report shows of them."""
-    query, gallery = (
-        _features(encoder, fanout, job, images).numpy().astype(np.float32, copy=False)
-        for images in (retrieval.query_images, retrieval.gallery_images)
+    found = retrieval.features(
+        lambda images: _features(encoder, fanout, job, images).numpy().astype(np.float32, copy=False)
     )
 
     def rank() -> Figures:
-        ap = job.config.evaluate.ap
+        options = job.config.evaluate
         if record:
-            shown = evaluate.final_record(retrieval, query, gallery, ap=ap)
-            shown |= evaluate.camera_record(gallery, retrieval.gallery)
+            shown = evaluate.final_record(retrieval, found.query, found.gallery, options)
+            shown |= evaluate.camera_record(found.gallery, retrieval.gallery)
             evaluate.save_record(job.folder.evaluation, shown)
-        return evaluate.metrics(retrieval.rank(query, gallery, ap=ap))
+        return retrieval.figures(found, options)
 
     return encoder.group.once(rank)
 

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from raid.config import Schema
 from raid.models.backbone import BackboneName, PoolName
+from raid.protocols import Options
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -215,13 +216,10 @@ class Clustering(Schema):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Schema):
+class Evaluate(Options):
     """Retrieval on the query and gallery images, where there are any."""
 
     every: Annotated[NonNegativeInt, "epochs between evaluations; the last is always one; 0: only it"] = 1
-    ap: Annotated[
-        Literal["noninterp", "market_trapezoid", "mar_official"], "variant of average precision"
-    ] = "noninterp"
 
     def due(self, epoch: int, epochs: int) -> bool:
         """Whether the model is evaluated after `epoch` (0-based) of `epochs`."""

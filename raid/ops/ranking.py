@@ -1,4 +1,4 @@
-"""CMC, mAP and mINP of a query-gallery ranking, and its first places, by blocks of queries."""
+"""CMC, mAP and mINP of a query-gallery ranking, by blocks of queries."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -31,21 +31,6 @@ class Ranking:
     mINP: float
     num_valid: int
     average_precisions: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-
-
-@dataclass(frozen=True)
-class RankedLists:
-    """The first P places of the ranking of each of Q queries.
-
-    Attributes:
-        rows: (Q, P) int64 rows of the gallery, best first; -1 where fewer items count.
-        similarity: (Q, P) float32, falling; NaN where there is no item.
-        right: (Q, P) bool, whether the item has the query's identity.
-    """
-
-    rows: NDArray[np.int64]
-    similarity: NDArray[np.float32]
-    right: NDArray[np.bool_]
 
 
 def rank(
@@ -83,9 +68,9 @@ def rank(
 
     Memory: block_rows * G * 4 bytes per block that runs at a time, and a few numbers an item.
     """
-    _check_ap(ap)
+    check_ap(ap)
     queries, gallery = query_and_gallery(query_features, gallery_features)
-    rules = _rules(
+    rules = checked_rules(
         query_identities, query_cameras, len(queries), gallery_identities, gallery_cameras, len(gallery)
     )
     score = partial(_score_block, queries=queries, gallery=gallery, rules=rules, ap=ap)
@@ -120,57 +105,59 @@ def rank_blocks(
 
     Memory: a few numbers a query and an item beside the block.
     """
-    _check_ap(ap)
+    check_ap(ap)
     num_queries, num_gallery = len(query_identities), len(gallery_identities)
     rules = Rules.of(query_identities, query_cameras, gallery_identities, gallery_cameras)
 
-    def scores() -> Iterator[NDArray[np.float64]]:
-        first = 0
-        for block in blocks:
-            if block.ndim != 2 or block.shape[1] != num_gallery or first + len(block) > num_queries:
-                raise ValueError(f"blocks must make up ({num_queries}, {num_gallery}), got {block.shape}")
-            yield _scores(*hit_positions(block, first, rules), ap)
-            first += len(block)
-        if first < num_queries:
-            raise ValueError(f"the blocks hold {first} of {num_queries} queries")
-
-    return _ranking(scores(), num_gallery)
+    placed = placed_blocks(blocks, num_queries, num_gallery)
+    return _ranking(
+        (hit_scores(*hit_positions(block, first, rules), ap) for first, block in placed), num_gallery
+    )
 
 
-def ranked_lists(
+def distance_blocks(
     query_features: NDArray[Any],
-    query_identities: NDArray[Any],
-    query_cameras: NDArray[Any] | None,
     gallery_features: NDArray[Any],
-    gallery_identities: NDArray[Any],
-    gallery_cameras: NDArray[Any] | None,
     *,
-    num_places: int,
     block_rows: int = 512,
     map_blocks: MapBlocks = map,
-) -> RankedLists:
-    """Return the first `num_places` places of what `rank` scores: the same rules, for the eye.
+) -> Iterable[NDArray[np.float32]]:
+    """Return the negated dot products that `rank` sorts, for what takes blocks of distances.
 
-    Args and memory as in `rank`; a query of identity -1 has an empty list.
+    Args:
+        query_features: (Q, D) unit rows, computed in float32.
+        gallery_features: (G, D) unit rows.
+        block_rows: queries per block.
+        map_blocks: as in `rank`; the lazy builtin holds one block at a time.
+
+    Returns:
+        Blocks (block_rows, G) float32, the last one shorter.
 
     Raises:
-        ValueError: as in `rank`, but for queries without a match, or `num_places` below 1.
+        ValueError: features of other shapes or not finite.
     """
-    if num_places < 1:
-        raise ValueError(f"num_places must be at least 1, got {num_places}")
     queries, gallery = query_and_gallery(query_features, gallery_features)
-    rules = _rules(
-        query_identities, query_cameras, len(queries), gallery_identities, gallery_cameras, len(gallery)
+    return map_blocks(
+        partial(_distances, queries=queries, gallery=gallery), row_blocks(len(queries), block_rows)
     )
-    junk_queries = query_identities == -1
-    search = partial(
-        _list_block, queries=queries, gallery=gallery, rules=rules, empty=junk_queries, num_places=num_places
-    )
-    parts = list(map_blocks(search, row_blocks(len(queries), block_rows)))
-    rows = np.concatenate([np.empty((0, num_places), np.int64), *(part[0] for part in parts)])
-    similarity = np.concatenate([np.empty((0, num_places), np.float32), *(part[1] for part in parts)])
-    right = (rows >= 0) & (gallery_identities[rows] == query_identities[:, None])
-    return RankedLists(rows, similarity, right)
+
+
+def placed_blocks(
+    blocks: Iterable[NDArray[Any]], num_queries: int, num_gallery: int
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield each block of distances with the number of its first query.
+
+    Raises:
+        ValueError: together they are not (num_queries, num_gallery).
+    """
+    first = 0
+    for block in blocks:
+        if block.ndim != 2 or block.shape[1] != num_gallery or first + len(block) > num_queries:
+            raise ValueError(f"blocks must make up ({num_queries}, {num_gallery}), got {block.shape}")
+        yield first, block
+        first += len(block)
+    if first < num_queries:
+        raise ValueError(f"the blocks hold {first} of {num_queries} queries")
 
 
 def average_precision(hit_positions: NDArray[Any], ap: str = "noninterp") -> float:
@@ -186,11 +173,11 @@ def average_precision(hit_positions: NDArray[Any], ap: str = "noninterp") -> flo
     Raises:
         ValueError: an unknown `ap`, or no match.
     """
-    _check_ap(ap)
+    check_ap(ap)
     if len(hit_positions) == 0:
         raise ValueError("without a match there is no average precision")
     counts = np.array([len(hit_positions)])
-    return float(_scores(hit_positions, counts, ap)[0, 1])
+    return float(hit_scores(hit_positions, counts, ap)[0, 1])
 
 
 def query_and_gallery(
@@ -212,12 +199,13 @@ def query_and_gallery(
     return queries, gallery
 
 
-def _check_ap(ap: str) -> None:
+def check_ap(ap: str) -> None:
+    """Raise ValueError for an unknown variant of average precision."""
     if ap not in AP_VARIANTS:
         raise ValueError(f"unknown ap {ap!r}: choose one of {', '.join(AP_VARIANTS)}")
 
 
-def _rules(
+def checked_rules(
     query_identities: NDArray[Any],
     query_cameras: NDArray[Any] | None,
     num_queries: int,
@@ -238,12 +226,20 @@ def _rules(
 def _score_block(
     block: Block, queries: NDArray[np.float32], gallery: NDArray[np.float32], rules: Rules, ap: str
 ) -> NDArray[np.float64]:
+    return hit_scores(*hit_positions(_distances(block, queries, gallery), block[0], rules), ap)
+
+
+def _distances(
+    block: Block, queries: NDArray[np.float32], gallery: NDArray[np.float32]
+) -> NDArray[np.float32]:
     # A negated query gives the bits of the negated product: a distance, without another pass over it.
-    distances = similarity_rows((0, block[1] - block[0]), -queries[slice(*block)], gallery).numpy()
-    return _scores(*hit_positions(distances, block[0], rules), ap)
+    distances: NDArray[np.float32] = similarity_rows(
+        (0, block[1] - block[0]), -queries[slice(*block)], gallery
+    ).numpy()
+    return distances
 
 
-def _scores(hits: Ints, counts: Ints, ap: str) -> NDArray[np.float64]:
+def hit_scores(hits: Ints, counts: Ints, ap: str) -> NDArray[np.float64]:
     """Return (first hit's position, AP, INP) of each of R queries, (R, 3); NaN without a hit.
 
     Args:
@@ -285,31 +281,3 @@ def _ranking(parts: Iterable[NDArray[np.float64]], num_gallery: int) -> Ranking:
         num_valid=len(scores),
         average_precisions=of_all[:, 1],
     )
-
-
-def _list_block(
-    block: Block,
-    queries: NDArray[np.float32],
-    gallery: NDArray[np.float32],
-    rules: Rules,
-    empty: NDArray[np.bool_],
-    num_places: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return rows of the gallery and similarities, (rows, num_places), of the queries of the block."""
-    similarity = similarity_rows(block, queries, gallery).numpy()
-    rows = np.full((len(similarity), num_places), -1, np.int64)
-    values = np.full(rows.shape, np.nan, np.float32)
-    for place, query in enumerate(range(*block)):
-        if not empty[query]:
-            first = _first_places(similarity[place], np.flatnonzero(rules.counted(query)), num_places)
-            rows[place, : len(first)], values[place, : len(first)] = first, similarity[place, first]
-    return rows, values
-
-
-def _first_places(similarity: NDArray[np.float32], counted: Ints, num_places: int) -> Ints:
-    """Return the first places by falling similarity, then row, sorting only what reaches them."""
-    values = -similarity[counted]
-    if num_places < len(values):
-        reach = values <= np.partition(values, num_places - 1)[num_places - 1]
-        counted, values = counted[reach], values[reach]
-    return counted[np.argsort(values, kind="stable")[:num_places]]

@@ -14,6 +14,8 @@ DATA = {"data.root": "images"}  # all that a run needs to be told
 NOT_IN_HASH = {
     *("run.folder", "run.workers", "run.device", "run.checkpoint_steps", "run.keep_checkpoints"),
     *("data.root", "data.cache_folder", "data.cache_limit_gib", "evaluate.every", "evaluate.ap"),
+    *("evaluate.multi_query", "evaluate.rerank", "evaluate.rerank_k1", "evaluate.rerank_k2"),
+    *("evaluate.rerank_weight", "evaluate.cuhk03", "evaluate.seed"),
     *("neighbors.similarity", "extract.on", "pool.size", "track.enabled", "track.experiment"),
 }
 

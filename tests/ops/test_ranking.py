@@ -7,7 +7,8 @@ from benchmarks.dense_reference import cmc_ranking
 from sklearn.metrics import average_precision_score
 
 from raid.ops.hits import Rules, hit_positions
-from raid.ops.ranking import AP_VARIANTS, average_precision, rank, rank_blocks, ranked_lists
+from raid.ops.ranked_lists import ranked_lists
+from raid.ops.ranking import AP_VARIANTS, average_precision, rank, rank_blocks
 
 
 def problem(seed, queries=30, gallery=80, ties=False):
