@@ -15,7 +15,7 @@ import torch
 
 from raid import __version__
 from raid.cli import main
-from raid.config import config_hash, to_yaml
+from raid.config import config_hash, flatten, load, to_yaml
 from raid.data.images import open_images
 from raid.data.samples import Record, Samples, content_hash
 from raid.distributed.checkpoint import write_tensors
@@ -258,6 +258,20 @@ def test_all_splits_of_a_layout_are_evaluated(model, tmp_path, capsys):
     shares = [of_set["figures"]["eval/rank1"] for of_set in record["sets"]]
     assert record["mean"]["eval/rank1"] == pytest.approx(np.mean(shares))
     assert len(set(shares)) > 1
+
+
+def test_other_splits_than_that_of_the_training_are_warned_of(config, tmp_path, capsys):
+    people = [f"cam_{side}/{who:03d}_0.bmp" for side in "ab" for who in range(8)]
+    data = {"data.layout": "viper", "data.root": str(layouts.draw(tmp_path / "viper", people))}
+    data |= {"data.pattern": None, "data.split_number": 3}
+    config = load(IcsrConfig, overrides={**flatten(config), **data})
+    path = tmp_path / "run" / "model.pt"
+    weights = build_model(config.training, Group.solo()).state_dict()
+    write_tensors(path, {"model": weights, "config": to_yaml(config)})
+    assert main(["evaluate", str(path)]) == 0
+    assert "trained on split" not in capsys.readouterr().err
+    assert main(["evaluate", str(path), "data.split_number=all"]) == 0
+    assert "trained on split 3, and people of other splits' tests (0, 1, 2, 4" in capsys.readouterr().err
 
 
 def test_market_1501_s_further_pictures_are_taken_when_they_are_read(model, tmp_path, capsys):
