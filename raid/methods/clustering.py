@@ -80,7 +80,14 @@ def cluster(
     products, rows = table
     with _similarity_folder(neighbors, scratch) as folder:
         similarity = jaccard_from_neighbors(
-            features, rows, products, k1=k1, k2=k2, folder=folder, map_blocks=map_blocks
+            features,
+            rows,
+            products,
+            k1=k1,
+            k2=k2,
+            min_similarity=1 - how.eps if neighbors.keep == "within_eps" else 0.0,
+            folder=folder,
+            map_blocks=map_blocks,
         )
         labels, notes = labels_of(features, similarity, how, num_clusters, seed)
         silhouette = quality.silhouette(similarity, labels)

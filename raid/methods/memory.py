@@ -64,6 +64,12 @@ class ClusterTask:
         """Neighbours that are searched."""
         return min(max(*self.sizes, self.width), self.num_images)
 
+    def stored(self, entries_per_row: float) -> float:
+        """Return the entries a row that are kept of the similarity."""
+        if self.neighbors.keep == "within_eps" and self.how.method == "dbscan":
+            return min(entries_per_row, 2.0 * self.sizes[0])
+        return entries_per_row
+
     @property
     def num_lists(self) -> int:
         """Lists of an approximate search."""
@@ -83,6 +89,7 @@ def cluster_bytes(task: ClusterTask, entries_per_row: float) -> float:
         entries_per_row: that the Jaccard similarity stores, see `usual_entries`.
     """
     rows, (k1, k2) = task.num_images, task.sizes
+    entries_per_row = task.stored(entries_per_row)
     stored = 0.0 if task.neighbors.similarity == "disk" else 8.0 * rows * entries_per_row
     stored += 16.0 * rows  # row starts
     table = 12.0 * rows * task.table_width
@@ -123,7 +130,7 @@ def disk_bytes(task: ClusterTask, entries_per_row: float) -> float:
     """Return what the similarity takes on disk while it is needed; 0 where it is in memory."""
     if task.neighbors.similarity == "memory":
         return 0.0
-    return 8.0 * task.num_images * entries_per_row
+    return 8.0 * task.num_images * task.stored(entries_per_row)
 
 
 def usual_entries(num_rows: int, k1: int) -> float:
@@ -168,10 +175,14 @@ def _changes(task: ClusterTask) -> dict[str, Callable[[ClusterTask], ClusterTask
     def approximate(task: ClusterTask) -> ClusterTask:
         return replace(task, neighbors=replace(task.neighbors, search="approximate"))
 
+    def within_eps(task: ClusterTask) -> ClusterTask:
+        return replace(task, neighbors=replace(task.neighbors, keep="within_eps"))
+
     changes: dict[str, Callable[[ClusterTask], ClusterTask]] = {
         "neighbors.similarity=disk": on_disk,
         "neighbors.search=approximate": approximate,
     }
     if task.neighbors.k1 != "auto":  # a share of a cluster's images, which DBSCAN does not know
         changes[f"{task.stage}.method=dbscan"] = by_dbscan
+        changes["neighbors.keep=within_eps"] = within_eps  # of use with dbscan alone
     return changes

@@ -179,6 +179,11 @@ class Neighbors(Schema):
         "where the similarity is kept while a clustering needs it; disk: in a folder of its own under "
         "data.cache_folder; the result is the same",
     ] = "memory"
+    keep: Annotated[
+        Literal["all", "within_eps"],
+        "within_eps: of the similarity only what dbscan looks at, for sets of many 100,000 images; the "
+        "labels are the same, and the silhouette takes all other pairs for wholly apart",
+    ] = "all"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield impossible neighbourhoods."""

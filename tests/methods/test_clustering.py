@@ -69,6 +69,19 @@ def test_on_disk_is_what_it_is_in_memory_and_nothing_is_left(method, tmp_path):
     cluster(rows, how, 30, replace(neighbors, similarity="disk"), seed=5)  # in the system's folder
 
 
+def test_what_dbscan_looks_at_is_enough_for_its_labels():
+    rows, how = simulated(30, 600).features, Clustering(method="dbscan", eps=0.7, min_samples=3)
+    every = cluster(rows, how, 30, Neighbors(k1=12, k2=4), seed=5)
+    near = cluster(rows, how, 30, Neighbors(k1=12, k2=4, keep="within_eps"), seed=5)
+    np.testing.assert_array_equal(near.labels, every.labels)
+    assert near.labels.max() > 5
+    assert near.silhouette != every.silhouette
+    with pytest.raises(
+        InputError, match=r"neighbors\.keep: .* set inter\.method=dbscan intra\.method=dbscan"
+    ):
+        load(IcsrConfig, overrides={"data.root": "none", "neighbors.keep": "within_eps"})
+
+
 def test_on_disk_it_is_mapped_while_it_is_clustered_and_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
     def fail(similarity: Any, num_clusters: int) -> None:
         assert isinstance(similarity.data, np.memmap)
