@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from raid import __version__
-from raid.cli import SYNTH_OPTIONS, main
+from raid.cli import main
+from raid.commands.data import SYNTH_OPTIONS
 from raid.config import describe, load
 from raid.data.render import Settings
 from raid.data.samples import Samples

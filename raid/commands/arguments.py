@@ -1,0 +1,73 @@
+"""Arguments that commands have in common, and what they come to."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from raid.errors import InputError
+
+if TYPE_CHECKING:
+    from raid.distributed.backend import Backend
+    from raid.methods.icsr_config import IcsrConfig
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_configuration(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """Add the run file and the overrides; FILE may be left out where it is `optional`."""
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", nargs="?" if optional else None, help="a run file, see jobs/"
+    )
+    # A default, or argparse calls the overrides required when FILE is missing.
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=c", help="values that go before the file's"
+    )
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add the choice between Ray and this machine alone."""
+    parser.add_argument(
+        "--backend",
+        choices=["ray", "local"],
+        default="ray",
+        help="ray: the cluster of RAY_ADDRESS or of the submitted job, else one of this machine's own; "
+        "local: no Ray, run.workers processes of this machine",
+    )
+
+
+@contextmanager
+def backend_of(name: str, config: "IcsrConfig") -> Iterator["Backend"]:
+    """Give the backend of `--backend` for a run of `config`, and close it."""
+    from raid.methods import icsr
+
+    if name == "local":
+        yield icsr.local_backend(config)
+        return
+    # Read when Ray is imported: lines that look alike, such as those of the epochs, would be left out.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    from raid.methods.on_ray import ray_backend
+
+    backend = ray_backend(config)
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turn what goes wrong with writing `out` into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror or error}; choose another") from error

@@ -1,0 +1,102 @@
+"""`raid data`: render the built-in set, measure it, check a set, write its manifest."""
+
+import argparse
+from pathlib import Path
+
+from raid.commands.arguments import Commands, positive, writing
+
+EXIT_FOUND_ERRORS = 1
+
+# Fields of raid.data.render.Settings, which has the defaults.
+SYNTH_OPTIONS = {
+    "seed": "of all random numbers (0)",
+    "num_identities": "people in the train and the test half together (160)",
+    "num_cameras": "cameras (6)",
+    "height": "of the images in pixels (128)",
+    "width": "of the images in pixels (64)",
+    "min_frames": "fewest images of a person at a camera (2)",
+    "max_frames": "most images of a person at a camera (4)",
+    "camera_strength": "how much the cameras differ, 0: not at all (1.0)",
+}
+
+
+def add_data(commands: Commands) -> None:
+    """Add `raid data` and its commands."""
+    parser = commands.add_parser("data", help="render the built-in set, write a manifest, check a set")
+    data = parser.add_subparsers(title="data commands", required=True, metavar="COMMAND")
+
+    synth = data.add_parser("synth", help="render people as JPEG files in Market-1501's layout")
+    synth.add_argument("out", type=Path, metavar="FOLDER")
+    for option, meaning in SYNTH_OPTIONS.items():
+        kind = float if option == "camera_strength" else int
+        flag = f"--{option.replace('_', '-')}"
+        synth.add_argument(flag, type=kind, metavar="N", default=argparse.SUPPRESS, help=meaning)
+    synth.set_defaults(run=_synth)
+
+    measure = data.add_parser("synth-check", help="print how hard a rendered set is: three figures")
+    measure.add_argument("root", type=Path, metavar="FOLDER")
+    measure.set_defaults(run=_synth_check)
+
+    prepare = data.add_parser("prepare", help="read a set once and write its manifest (Parquet)")
+    prepare.add_argument("out", type=Path, metavar="FILE.parquet")
+    prepare.add_argument("overrides", nargs="*", metavar="a=b", help="fields of section data: root=, layout=")
+    prepare.set_defaults(run=_prepare)
+
+    check = data.add_parser(
+        "check",
+        help="decode every image and say what is wrong with the set",
+        description="Look for damaged files, duplicates, wrong labels and the like. Exit status 1: there are "
+        "errors. PATH is a manifest, a table or a folder; where no layout is recognised, all images below it "
+        "are looked at.",
+    )
+    check.add_argument(
+        "overrides", nargs="+", metavar="PATH|a=b", help="the set; fields of section data, as for prepare"
+    )
+    check.add_argument("--json", metavar="FILE", help="write everything as JSON too; -: only that, to stdout")
+    check.add_argument("--workers", type=positive, metavar="N", help="threads (one a CPU, at most 16)")
+    check.set_defaults(run=_check)
+
+
+def _synth(options: argparse.Namespace) -> None:
+    from raid.data.render import Settings, write_market1501
+
+    given = {name: value for name, value in vars(options).items() if name in SYNTH_OPTIONS}
+    with writing(options.out):
+        write_market1501(options.out, Settings(**given))
+    print(options.out)
+
+
+def _synth_check(options: argparse.Namespace) -> None:
+    from raid.data.synthetic_check import check
+
+    figures = check(options.root)
+    print(f"mAP of the HSV histogram                     {figures.histogram_mAP:.3f}")
+    print(f"same-camera nearest neighbours, untrained    {figures.untrained_same_camera:.3f}")
+    print(f"mAP after supervised training                {figures.supervised_mAP:.3f}")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from raid.config import load
+    from raid.methods.inputs import load_samples
+    from raid.methods.sections import Data
+
+    samples = load_samples(load(Data, overrides=options.overrides))
+    with writing(options.out):
+        samples.write(options.out)
+    print(f"{options.out}: {len(samples)} images, splits {', '.join(samples.splits)}")
+
+
+def _check(options: argparse.Namespace) -> int:
+    from raid import log
+    from raid.methods.checking import check_set
+
+    log.configure()
+    report = check_set(options.overrides, num_threads=options.workers)
+    if options.json == "-":
+        print(report.to_json())
+        return EXIT_FOUND_ERRORS if report.count("error") else 0
+    if options.json is not None:
+        with writing(Path(options.json)):
+            Path(options.json).write_text(report.to_json() + "\n")
+    print(report.to_text())
+    return EXIT_FOUND_ERRORS if report.count("error") else 0

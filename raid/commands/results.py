@@ -1,0 +1,84 @@
+"""`raid evaluate`, `report` and `track`: what becomes of a run."""
+
+import argparse
+from pathlib import Path
+
+from raid.commands.arguments import Commands
+
+
+def add_evaluate(commands: Commands) -> None:
+    """Add `raid evaluate`."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="evaluate a trained model on a set, by every protocol that applies",
+        description="Print and store mAP, CMC and mINP of the model on SAMPLES: manifests of `raid data "
+        "prepare`, or data.layout=... data.root=...; without, the set of the training. Several are averaged. "
+        "evaluate.rerank=true re-ranks too; the other fields of section evaluate are in `raid config icsr`.",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a run's model.pt, or its folder")
+    # A default, or argparse calls them required.
+    parser.add_argument("overrides", nargs="*", default=[], metavar="SAMPLES", help="FILE.parquet, or a.b=c")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="(evaluation_SET.json beside the checkpoint)"
+    )
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.methods.evaluation import evaluate_checkpoint
+
+    log.configure()
+    manifests = [Path(text) for text in options.overrides if "=" not in text]
+    overrides = [text for text in options.overrides if "=" in text]
+    print(evaluate_checkpoint(options.checkpoint, manifests, overrides, out=options.out))
+
+
+def add_report(commands: Commands) -> None:
+    """Add `raid report`."""
+    parser = commands.add_parser(
+        "report",
+        help="write a run's report.html anew",
+        description="Write report.html of the run in RUN_FOLDER from its records, and print its path.",
+    )
+    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=c", help="data.root=..., where the images have moved"
+    )
+    parser.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.methods.reporting import rewrite_report
+
+    log.configure()
+    print(rewrite_report(options.folder, options.overrides))
+
+
+def add_track(commands: Commands) -> None:
+    """Add `raid track`."""
+    parser = commands.add_parser("track", help="send runs to MLflow that it has not, or not all of")
+    track = parser.add_subparsers(title="track commands", required=True, metavar="COMMAND")
+    sync = track.add_parser(
+        "sync",
+        help="send what MLflow does not have of a run, and close the run there",
+        description="Send what MLflow does not have of each run; what it has is not sent again.",
+    )
+    sync.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
+    sync.add_argument(
+        "--tracking-uri", metavar="URI", help="MLFLOW_TRACKING_URI, or else the mlflow.db beside the runs"
+    )
+    sync.set_defaults(run=_sync)
+
+
+def _sync(options: argparse.Namespace) -> None:
+    from raid import log, tracking
+    from raid.run_folder import RunFolder
+
+    log.configure()
+    folders = [RunFolder(path) for path in options.folders]
+    for folder in folders:
+        folder.recorded()  # all mistakes before any work
+    for folder in folders:
+        print(tracking.sync(folder, options.tracking_uri), flush=True)

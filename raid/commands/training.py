@@ -1,0 +1,131 @@
+"""`raid icsr`, `demo`, `plan` and `config`."""
+
+import argparse
+
+from raid.commands.arguments import Commands, add_backend, add_configuration, backend_of, positive
+from raid.errors import InputError
+
+
+def add_icsr(commands: Commands) -> None:
+    """Add `raid icsr`."""
+    parser = commands.add_parser(
+        "icsr",
+        help="train with intra-camera refinement (or its baseline, refine.enabled=false)",
+        description="Train and evaluate as FILE and the overrides say. `raid config icsr` lists every field.",
+    )
+    add_configuration(parser)
+    add_backend(parser)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="go on with the run that run.folder holds")
+    how.add_argument("--fresh", action="store_true", help="start the run in run.folder over")
+    parser.set_defaults(run=_icsr)
+
+
+def _icsr(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.config import load
+    from raid.methods import icsr
+    from raid.methods.icsr_config import IcsrConfig
+
+    log.configure()
+    config = load(IcsrConfig, options.file, options.overrides)
+    with backend_of(options.backend, config) as backend:
+        folder = icsr.run(config, backend, resume=options.resume, fresh=options.fresh)
+    print(icsr.summary(folder))
+
+
+def add_demo(commands: Commands) -> None:
+    """Add `raid demo`."""
+    parser = commands.add_parser(
+        "demo", help="train the baseline and ICSR on rendered people and compare them (about 6 minutes)"
+    )
+    add_configuration(parser)
+    add_backend(parser)
+    parser.add_argument(
+        "--seeds", type=positive, default=1, metavar="N", help="train with so many seeds and compare them"
+    )
+    parser.set_defaults(run=_demo)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.config import load
+    from raid.methods import demo
+    from raid.methods.icsr_config import IcsrConfig
+
+    log.configure()
+    config = load(IcsrConfig, options.file, options.overrides)
+    with backend_of(options.backend, config) as backend:
+        print(demo.compare(config, backend, num_seeds=options.seeds))
+
+
+def add_plan(commands: Commands) -> None:
+    """Add `raid plan`."""
+    parser = commands.add_parser(
+        "plan",
+        help="say how long a run will take, and how much memory, before it starts",
+        description="Probe this machine for some seconds and reckon every step of the run. The images are "
+        "counted where data.root is; with --images there need be none. Exit status 2: it does not fit.",
+    )
+    parser.add_argument("method", choices=["icsr"])
+    add_configuration(parser)
+    parser.add_argument("--workers", type=positive, metavar="W", help="in place of run.workers")
+    parser.add_argument("--images", type=positive, metavar="N", help="training images")
+    parser.add_argument(
+        "--cameras", type=positive, metavar="N", default=1, help="that they are shared by (1)"
+    )
+    parser.add_argument("--query", type=positive, metavar="N", default=0, help="query images (0)")
+    parser.add_argument("--gallery", type=positive, metavar="N", default=0, help="gallery images (0)")
+    parser.add_argument(
+        "--tflops", type=float, metavar="X", help="10^12 operations a second, of processors not at hand"
+    )
+    parser.set_defaults(run=_plan)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.config import load
+    from raid.methods.icsr_config import IcsrConfig
+    from raid.methods.plan import Counts, counts_of, plan_run
+
+    log.configure()
+    overrides = list(options.overrides)
+    if options.workers:
+        overrides.append(f"run.workers={options.workers}")
+    if options.images:
+        overrides.append("data.root=not-needed")
+    config = load(IcsrConfig, options.file, overrides)
+    if options.images:
+        share, rest = divmod(options.images, options.cameras)
+        cameras = tuple(share + (camera < rest) for camera in range(options.cameras))
+        counts = Counts(cameras, options.query, options.gallery)
+    else:
+        counts = counts_of(config)
+    text, misfits = plan_run(config, counts, tflops=options.tflops)
+    print(text)
+    if misfits:
+        raise InputError("\n".join(f"it does not fit: {line}" for line in misfits))
+
+
+def add_config(commands: Commands) -> None:
+    """Add `raid config`."""
+    parser = commands.add_parser(
+        "config",
+        help="print every field of a method's configuration, or a resolved one",
+        description="Without FILE: every field with its type, default and meaning. With: what FILE and the "
+        "overrides resolve to.",
+    )
+    parser.add_argument("method", choices=["icsr"])
+    add_configuration(parser, optional=True)
+    parser.set_defaults(run=_config)
+
+
+def _config(options: argparse.Namespace) -> None:
+    from raid.config import describe, load, to_yaml
+    from raid.methods.icsr_config import IcsrConfig
+
+    if options.file is not None:
+        print(to_yaml(load(IcsrConfig, options.file, options.overrides)), end="")
+        return
+    for field in describe(IcsrConfig):
+        print(f"{field.path}: {field.type} = {field.default}\n    {field.meaning}")
