@@ -76,6 +76,7 @@ def cluster(
     """
     k1, k2 = neighbors.of(len(features), num_clusters)
     k = min(max(k1, k2, width), len(features))
+    near_alone = neighbors.keep == "within_eps" and how.method == "dbscan"
     table, recall = search(features, k, neighbors, seed, map_blocks)
     products, rows = table
     with _similarity_folder(neighbors, scratch) as folder:
@@ -85,7 +86,7 @@ def cluster(
             products,
             k1=k1,
             k2=k2,
-            min_similarity=1 - how.eps if neighbors.keep == "within_eps" else 0.0,
+            min_similarity=1 - how.eps if near_alone else 0.0,
             folder=folder,
             map_blocks=map_blocks,
         )

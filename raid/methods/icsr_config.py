@@ -182,11 +182,8 @@ class IcsrConfig(Schema):
         """Yield combinations of sections that cannot work."""
         if self.neighbors.k1 == "auto" and "dbscan" in (self.intra.method, self.inter.method):
             yield "neighbors.k1", "auto is a share of a cluster's images, which dbscan does not know: give it"
-        stages = {"inter": self.inter.method} | ({"intra": self.intra.method} if self.refine.enabled else {})
-        others = [stage for stage, method in stages.items() if method != "dbscan"]
-        if self.neighbors.keep == "within_eps" and others:
-            methods = " ".join(f"{stage}.method=dbscan" for stage in others)
-            yield "neighbors.keep", f"within_eps is enough for dbscan alone; set {methods}, or keep all"
+        if self.neighbors.keep == "within_eps" and "dbscan" not in (self.intra.method, self.inter.method):
+            yield "neighbors.keep", "within_eps is for dbscan, and no stage clusters by it; keep all"
         batch, ghost, workers = self.training.sampler.batch_size, self.model.ghost_size, self.run.workers
         grouped = self.model.batch_norm == "ghost"
         if grouped and 1 < ghost <= self.sampler.instances:

@@ -108,7 +108,8 @@ def _search_bytes(task: ClusterTask) -> tuple[float, float]:
         return 3 * table, 0.0  # the result, and the tables of two blocks
     chunk = min(rows, _CHUNK_ROWS)
     chunks = min(_THREADS, -(-rows // _CHUNK_ROWS)) * chunk * (28.0 * task.probes + 4.0 * task.dimensions)
-    return 2 * table + 4.0 * rows * task.dimensions + chunks, chunks / 2
+    sample = 4.0 * min(rows, 32 * task.num_lists) * task.dimensions
+    return max(sample, 2 * table + chunks), chunks / 2
 
 
 def _method_bytes(task: ClusterTask, entries_per_row: float) -> float:

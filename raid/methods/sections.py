@@ -181,8 +181,8 @@ class Neighbors(Schema):
     ] = "memory"
     keep: Annotated[
         Literal["all", "within_eps"],
-        "within_eps: of the similarity only what dbscan looks at, for sets of many 100,000 images; the "
-        "labels are the same, and the silhouette takes all other pairs for wholly apart",
+        "within_eps: where a stage clusters by dbscan, only what that looks at of the similarity; the labels "
+        "are the same, and the silhouette takes all other pairs for wholly apart",
     ] = "all"
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -55,8 +55,8 @@ def approximate_knn(
         ValueError: features that are not (N, D) or not finite, a number that is out of range, or lists
             that hold fewer than k rows together (more probes help).
 
-    Memory: the result, twice; a copy of the features, in the order of the lists; and, per chunk of 16,384
-    rows that a thread works on, 16 bytes a row and probe.
+    Memory: the result, twice; a sample of N / 8 rows, while the lists are made; and, per chunk of 16,384
+    rows that a thread works on, a copy of them and 16 bytes a row and probe.
     """
     features = as_features(features)
     if not 1 <= k <= len(features):
@@ -68,7 +68,7 @@ def approximate_knn(
     order, starts = _lists(features, centroids, map_blocks)
     search = partial(
         _search_block,
-        features=features[order],
+        features=features,
         centroids=centroids,
         order=order,
         starts=starts,
@@ -131,11 +131,8 @@ def _search_chunk(
     num_probes: int,
     k: int,
 ) -> Best:
-    """Return the best for some rows of `order`, which lie in few lists and probe many lists in common.
-
-    The features are in that order.
-    """
-    rows = features[slice(*chunk)]
+    """Return the best for some rows of `order`, which lie in few lists and probe many lists in common."""
+    rows = features[order[slice(*chunk)]]
     best = nothing_yet(len(rows), k)
     _, probed = knn(rows, centroids, num_probes)
     by_list = np.argsort(probed.ravel(), kind="stable")
@@ -146,7 +143,7 @@ def _search_chunk(
             continue
         probing = by_list[first:last] // num_probes
         width = _rounded(len(of_list), _ROUND_COLUMNS)  # into the next lists: those columns are not looked at
-        listed = as_slices(features[starts[number] : starts[number] + width])
+        listed = as_slices(features[order[starts[number] : starts[number] + width]])
         for start, stop in row_blocks(len(probing), _TILE_ROWS):
             some = probing[start:stop]
             padded = np.zeros(_rounded(len(some), _ROUND_ROWS), np.int64)

@@ -23,6 +23,8 @@ from raid.ops.jaccard import jaccard_similarity
 from raid.ops.kmeans import kmeans
 from raid.ops.linkage import agglomerative
 
+KEPT = ("all", "within_eps")
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -76,10 +78,12 @@ def test_what_dbscan_looks_at_is_enough_for_its_labels():
     np.testing.assert_array_equal(near.labels, every.labels)
     assert near.labels.max() > 5
     assert near.silhouette != every.silhouette
-    with pytest.raises(
-        InputError, match=r"neighbors\.keep: .* set inter\.method=dbscan intra\.method=dbscan"
-    ):
-        load(IcsrConfig, overrides={"data.root": "none", "neighbors.keep": "within_eps"})
+    linkage = [cluster(rows, Clustering(), 30, Neighbors(k1=12, k2=4, keep=keep), seed=5) for keep in KEPT]
+    assert linkage[0].silhouette == linkage[1].silhouette
+    keep = {"data.root": "none", "neighbors.keep": "within_eps"}
+    load(IcsrConfig, overrides=keep | {"inter.method": "dbscan"})
+    with pytest.raises(InputError, match=r"neighbors\.keep: .*no stage clusters by it"):
+        load(IcsrConfig, overrides=keep)
 
 
 def test_on_disk_it_is_mapped_while_it_is_clustered_and_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
