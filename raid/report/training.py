@@ -108,11 +108,13 @@ def clusters(run: Run) -> Iterator[Html]:
             ),
         ]
     )
-    yield note(
+    said = (
         "Camera purity 1: every cluster is of one camera, the model sees cameras rather than people. Churn: "
-        "how much the clusters differ from the epoch before. Recall of the neighbours: what an approximate "
-        "search finds of the true ones."
+        "how much the clusters differ from the epoch before."
     )
+    if run.points("neighbors/recall"):
+        said += " Recall of the neighbours: what the approximate search found of the true ones."
+    yield note(said)
 
 
 def fit(run: Run) -> Iterator[Html]:
