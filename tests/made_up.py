@@ -82,7 +82,10 @@ def record_of(inputs: Inputs) -> dict[str, Any]:
 
 def recorded(config: IcsrConfig, inputs: Inputs, epochs: list[dict[str, Any]]) -> RunFolder:
     """A finished run of these epochs, with an evaluation where one was evaluated."""
-    folder = RunFolder.open(config.run.folder, config, inputs.fingerprint, resume=False, fresh=False)
+    facts = {"set": "Made-up", "version": "V2", "protocol": "standard"}
+    folder = RunFolder.open(
+        config.run.folder, config, inputs.fingerprint, facts=facts, resume=False, fresh=False
+    )
     for epoch in epochs:
         losses = epoch["train/loss"] + np.linspace(-0.5, 0.5, STEPS)
         folder.record_epoch(epoch, losses.tolist())

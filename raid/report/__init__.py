@@ -78,6 +78,7 @@ def _header(run: Run, title: str) -> Html:
         "seed": run.config.get("seed"),
         "preset": run.config.get("preset"),
         "data": run.config.get("data.root"),
+        "set": ", ".join(_set(run)) or None,
         "network": run.config.get("model.backbone"),
         "epochs": f"{len(run.epochs)} of {planned}" if not run.finished else str(len(run.epochs)),
         "time": seconds_text(spent) if spent else None,
@@ -91,6 +92,13 @@ def _header(run: Run, title: str) -> Html:
     return element(
         "header", element("h1", title), element("ul", *shown, class_="facts"), _unfinished(run), _result(run)
     )
+
+
+def _set(run: Run) -> Iterator[str]:
+    """Yield which set it is: its name, and its version, boxes, split or protocol where they are known."""
+    for name, value in run.set.items():
+        if (name, value) != ("protocol", "standard"):
+            yield value if name == "set" else f"{name.replace('_', ' ')} {value}"
 
 
 def _unfinished(run: Run) -> Html:

@@ -26,6 +26,7 @@ class Run:
         name: of the folder.
         config: "a.b" to value, as resolved.
         config_text: the same as it was written.
+        set: what is known of the set (`Samples.facts`), such as its version.
         epochs: figures of the recorded epochs, at least one; `epoch` counts from 0.
         losses: of every recorded step.
         record: of the final evaluation; empty before it.
@@ -37,6 +38,7 @@ class Run:
     name: str
     config: dict[str, Any]
     config_text: str
+    set: dict[str, str]
     epochs: list[Epoch]
     losses: list[tuple[int, float]]
     record: Record
@@ -51,7 +53,7 @@ class Run:
         Raises:
             InputError: it holds no run, no epoch has been recorded, or a record is damaged.
         """
-        folder.recorded()
+        recorded = folder.recorded()
         epochs = _records(folder, "metrics.jsonl", "epoch")
         if not epochs:
             raise InputError(f"{folder.path}: no epoch has been recorded yet: there is nothing to report")
@@ -60,6 +62,7 @@ class Run:
             name=folder.path.absolute().name,
             config=read_flat(folder.config),
             config_text=folder.config.read_text(errors="replace"),
+            set=recorded["set"],
             epochs=epochs,
             losses=[
                 (step["epoch"], step["loss"]) for step in _records(folder, "steps.jsonl", "epoch", "loss")

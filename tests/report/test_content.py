@@ -145,7 +145,7 @@ def test_the_heading_has_the_last_epoch_as_the_result(run, shown, root):
     assert best.endswith("Known by looking at the test set: not the result.")
     facts = header.one("ul", "facts").text
     spent = 340 + sum(epoch["time/cluster_s"] + epoch["time/train_s"] + 1.5 for epoch in run.metrics())
-    for fact in ("seed 1", f"data {root}", "epochs 3", "preset default"):
+    for fact in ("seed 1", f"data {root}", "epochs 3", "preset default", "set Made-up, version V2"):
         assert fact in facts
     assert re.search(rf"time ({round(spent)} s|{round(spent) // 60} min {round(spent) % 60} s)", facts)
 
