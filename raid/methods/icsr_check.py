@@ -23,6 +23,11 @@ def check(config: IcsrConfig, inputs: Inputs) -> None:
     """
     if config.model.batch_norm == "local" and config.run.workers > 1:
         logger.warning("model.batch_norm=local: the result depends on run.workers=%d", config.run.workers)
+    if config.evaluate.multi_query and (inputs.retrieval is None or inputs.retrieval.multi_query is None):
+        logger.warning(
+            "evaluate.multi_query: the set has no further images of its queries (Market-1501's gt_bbox is "
+            "read with data.multi_query=true): there will be no figures of it"
+        )
     train = inputs.train
     if config.inter.method != "dbscan":
         _check_number("inter", config.inter.num_clusters, len(train), f"{len(train)} training images", config)

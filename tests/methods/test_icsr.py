@@ -178,6 +178,14 @@ def test_cameras_in_processes_give_what_they_give_in_this_one(root, inputs, tmp_
     assert (labels[0] >= 0).all()
 
 
+def test_multi_query_without_images_for_it_is_warned_of(root, inputs, caplog):
+    with caplog.at_level(logging.WARNING):
+        check(tiny.config(root, root.parent), inputs)
+        assert "multi_query" not in caplog.text
+        check(tiny.config(root, root.parent, evaluate__multi_query=True), inputs)
+    assert "evaluate.multi_query: the set has no further images of its queries" in caplog.text
+
+
 def test_camera_with_one_image_is_a_cluster_of_its_own(root, inputs, caplog):
     rows = np.flatnonzero((inputs.train.cameras != 2) | (np.arange(len(inputs.train)) == 8))
     train = inputs.train.take(rows)
