@@ -66,6 +66,8 @@ class CrossViewCentre:
 
         Raises:
             ValueError: no view has two images.
+
+        Memory: twice the largest view's rows.
         """
         found = _centre(log_multilabels, views)
         if found is None:

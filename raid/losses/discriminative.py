@@ -127,7 +127,8 @@ class MultilabelMemory:
     """The soft multilabel of every target image, averaged over its visits.
 
     Attributes:
-        table: (N, P) float32: N * P * 4 bytes (Market, 4101 agents: 212 MB). Rows not visited yet are 0.
+        table: (N, P) float32: N * P * 4 bytes (Market, 4101 agents: 212 MB). Rows not visited yet are
+            0 and would agree wholly: update with a batch before mining it.
         visited: (N,) bool.
         momentum: share of the *new* multilabel in a further visit, .1 in MAR.
     """

@@ -40,7 +40,7 @@ def plain_loss(log_multilabels, views, mean, deviation, form):
 
 
 def example(seed=0):
-    views = torch.tensor([4, 1, 1, 4, 9, 4, 1, 1, 4, 9, 4, 2, 1, 9, 9])  # camera 2 has one image
+    views = torch.tensor([4, 1, 1, 4, 9, 4, 1, 1, 4, 9, 4, 2, 1, 4, 1])  # 9 has two images, 2 has one
     centre = CrossViewCentre.of_images(logs(40, seed + 10), torch.arange(40) % 4, momentum=0.1)
     return logs(seed=seed), views, centre
 
