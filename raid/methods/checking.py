@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from raid.config import load
+from raid.data import cuhk03, dukemtmc, market1501, msmt17, viper
 from raid.data.check import Report, check
 from raid.data.samples import NUM_THREADS
 from raid.methods.inputs import load_samples
 from raid.methods.sections import Data
 
-_ARCHIVES = "[CDMV]*"  # CUHK03, DukeMTMC-reID, Market-1501, MSMT17, VIPeR
+# Folders that a root may hold the set in, as it was unpacked.
+_ARCHIVES = (market1501.ARCHIVE, dukemtmc.ARCHIVE, *msmt17.ARCHIVES, cuhk03.RELEASE, viper.ARCHIVE)
 _OF_SUFFIX = {".parquet": "manifest", ".csv": "table"}
 # What tells a layout: a path below the root or below a folder in it.
 _MARKS = (
@@ -19,7 +21,7 @@ _MARKS = (
     ("list_train.txt", "msmt17"),
     ("bounding_box_train/*_c15_*", "msmt17"),
     ("cuhk-03.mat", "cuhk03"),
-    ("cam_a", "viper"),
+    ("cam_a/[0-9]*_[0-9]*.bmp", "viper"),
     ("bounding_box_train/*_c*_f*", "dukemtmc"),
     ("bounding_box_train", "market1501"),
 )
@@ -65,6 +67,6 @@ def _recognised(path: Path) -> str | None:
     if not path.is_dir():
         return _OF_SUFFIX.get(path.suffix.lower(), "manifest")
     for mark, layout in _MARKS:
-        if any(next(path.glob(place), None) is not None for place in (mark, f"{_ARCHIVES}/{mark}")):
+        if any(next((path / archive).glob(mark), None) is not None for archive in ("", *_ARCHIVES)):
             return layout
     return None

@@ -71,6 +71,7 @@ def cut(data: bytes, share: float = 0.5) -> bytes:
     return data[: int(len(data) * share)]
 
 
+UNKNOWN = "layout not recognised: all images below the folder, no identities, no cameras"
 TEST_HALF = ["query/0003_c1s1_1.jpg", "bounding_box_test/0003_c2s1_1.jpg"]
 LARGE = encoded(photo(1200, 1000), "JPEG")
 
@@ -338,7 +339,8 @@ def msmt17_files(train: str, test: str) -> list[str]:
 @pytest.mark.parametrize(
     ("names", "facts"),
     [
-        (["photos/a.jpg"], ["layout not recognised: all images below the folder, no identities, no cameras"]),
+        (["photos/a.jpg"], [UNKNOWN]),
+        (["Visits/cam_a/me.jpg", "cam_a/you.jpg"], [UNKNOWN]),
         (["bounding_box_train/0002_c1s1_1.jpg", *TEST_HALF], ["layout market1501"]),
         (["bounding_box_train/0002_c1_f1.jpg", *TEST_HALF], ["layout dukemtmc"]),
         (["bounding_box_train/0002_c15_1.jpg", *TEST_HALF], ["layout msmt17", "version V1 repacked"]),

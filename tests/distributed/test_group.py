@@ -184,7 +184,7 @@ def results(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("group")
     run_workers(check_all, request.param, 1, folder)
     files = [folder / f"{rank}_of_{request.param}.pt" for rank in range(request.param)]
-    return [torch.load(file, weights_only=False) for file in files]
+    return [torch.load(file) for file in files]
 
 
 def test_workers_know_their_place_and_their_threads(results):

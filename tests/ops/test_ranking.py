@@ -1,5 +1,6 @@
 import pickle
 
+import brute_force
 import numpy as np
 import pytest
 import torch
@@ -45,14 +46,7 @@ def reference(arguments, ap):
         hits = [place for place, j in enumerate(order) if g_ids[j] == identity]
         if not hits or identity == -1:
             continue
-        terms = []
-        for j, place in enumerate(hits):
-            before = j / place if place > 0 else 1.0
-            if ap == "mar_official" and j == 0:
-                before = 1.0
-            here = (j + 1) / (place + 1)
-            terms.append(here if ap == "noninterp" else (before + here) / 2)
-        precisions.append(np.mean(terms))
+        precisions.append(brute_force.precision(hits, ap))
         of_all[i] = precisions[-1]
         firsts.append(hits[0])
         penalties.append(len(hits) / (hits[-1] + 1))
