@@ -70,6 +70,8 @@ def build_model(settings: Settings, group: Group) -> Backbone:
         seed=settings.seed,
         last_stride=settings.model.last_stride,
         pool=settings.model.pool,
+        neck=settings.model.neck,
+        final_relu=settings.model.final_relu,
     )
 
 
