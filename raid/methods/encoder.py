@@ -54,6 +54,8 @@ def build_model(settings: EncoderSettings, group: Group) -> Backbone:
         seed=settings.seed,
         last_stride=settings.model.last_stride,
         pool=settings.model.pool,
+        neck=settings.model.neck,
+        final_relu=settings.model.final_relu,
     )
 
 

@@ -58,7 +58,8 @@ def run(
         check(config, inputs)
         weights = starting_weights(config.training.encoder)
         backend.prepare(config.run.folder)
-        check_memory(config, inputs.train, len(weights["neck.weight"]), backend.memory_bytes())
+        num_features = len(weights["body.layer4.0.downsample.1.weight"])  # with or without a neck
+        check_memory(config, inputs.train, num_features, backend.memory_bytes())
     folder = RunFolder.open(
         config.run.folder, config, inputs.fingerprint, facts=inputs.facts, resume=resume, fresh=fresh
     )

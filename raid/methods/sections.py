@@ -106,6 +106,10 @@ class Model(Schema):
     weights: Annotated[str, "starting weights: imagenet, none, or the path of a state dict"] = "imagenet"
     last_stride: Annotated[Literal[1, 2], "stride of the last stage"] = 1
     pool: Annotated[PoolName, "pooling of the last map"] = "gem"
+    neck: Annotated[bool, "batch normalisation of the pooled features"] = True
+    final_relu: Annotated[bool, "false: the last block ends without its ReLU, features have both signs"] = (
+        True
+    )
     batch_norm: Annotated[
         Literal["ghost", "sync", "local"],
         "statistics over groups of the global batch, over all of it, or over what one worker holds "
@@ -117,6 +121,8 @@ class Model(Schema):
         """Yield what cannot be built."""
         if self.weights == "imagenet" and (self.backbone == "resnet10" or self.backbone.endswith("_ibn_a")):
             yield "weights", f"torchvision has no ImageNet weights for {self.backbone}: give a file or none"
+        if self.pool == "gem" and not self.final_relu:
+            yield "pool", "gem loses what is negative, which final_relu=false keeps: use average"
         if self.batch_norm == "ghost" and self.ghost_size < 2:
             yield "ghost_size", "a batch norm over one image has no variance: use 2 or more"
 

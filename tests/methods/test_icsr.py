@@ -86,6 +86,16 @@ def test_losses_fall_when_there_is_something_to_learn(root, tmp_path):
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
+def test_runs_without_neck_and_final_relu(root, tmp_path):
+    config = tiny.config(
+        root, tmp_path / "run", inter__epochs=1, inter__steps=1, refine__enabled=False,
+        model__neck=False, model__final_relu=False, model__pool="average",
+    )  # fmt: skip
+    folder = icsr.run(config)
+    assert "neck.weight" not in torch.load(folder.model)["model"]
+    assert len(folder.metrics()) == 1
+
+
 def test_labels_of_an_epoch_are_the_ops_in_the_papers_order(root, inputs):
     config = tiny.config(root, root.parent, seed=7)
     train, features = inputs.train, unit_rows(0, len(inputs.train))
