@@ -62,7 +62,13 @@ def run(
         backend.prepare(config.run.folder)
         check_memory(config, inputs.train, len(weights["neck.weight"]), backend.memory_bytes())
     folder = RunFolder.open(
-        config.run.folder, config, inputs.fingerprint, facts=inputs.facts, resume=resume, fresh=fresh
+        config.run.folder,
+        config,
+        inputs.fingerprint,
+        method="icsr",
+        facts=inputs.facts,
+        resume=resume,
+        fresh=fresh,
     )
     # Absolute: a worker may have another working directory.
     folder = RunFolder(folder.path.absolute())
