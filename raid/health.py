@@ -1,6 +1,8 @@
-"""How the clusters of an epoch are doing: figures for the log, and an alarm when they collapse."""
+"""How the clusters (ICSR) or the mined pairs (MAR) of an epoch are doing, and alarms when they collapse."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +10,8 @@ from numpy.typing import NDArray
 from raid.ops import quality
 
 Ints = NDArray[np.int64]
+# Below it pairs count as one person that share less than a hundredth of their soft multilabels.
+LOWEST_THRESHOLD = 0.01
 
 
 def cluster_health(
@@ -79,6 +83,44 @@ def alarms(figures: dict[str, float], num_images: int) -> Iterator[str]:
         yield f"one cluster holds {figures['cluster/largest']:.0%} of the images (over 20 %)"
     if figures["cluster/coverage"] < 0.2:
         yield f"only {figures['cluster/coverage']:.0%} of the images are in a cluster (under 20 %)"
+
+
+def mining_alarms(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each sign that an epoch of MAR (or of its pretraining) has gone wrong.
+
+    Args:
+        figures: of the epoch; those that it has not (`mining/...` where nothing was mined) say nothing.
+    """
+    for key in ("pretraining/loss", "train/loss"):
+        if key in figures and not math.isfinite(figures[key]):
+            yield f"the mean loss ({key}) is {figures[key]}: the training diverged"
+    if figures.get("mining/positives") == 0:
+        yield "no pair was mined as positive: nothing pulls images of one person together"
+    if figures.get("mining/negatives") == 0:
+        yield "no pair was mined as hard negative: nothing pushes images of different people apart"
+    threshold = figures.get("mining/threshold", 1.0)
+    if not threshold >= LOWEST_THRESHOLD:  # NaN is not
+        yield f"the threshold is {threshold:.2g} (under {LOWEST_THRESHOLD}): it no longer parts the pairs"
+
+
+def mining_remarks(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the identities say against an epoch's mined pairs; nothing where there are none.
+
+    No alarm: the identities are not used in training, and a set of real use has none.
+    """
+    base = figures.get("mining/base_rate", math.nan)
+    positive = figures.get("mining/positive_precision", math.nan)
+    negative = figures.get("mining/negative_precision", math.nan)
+    if positive <= base:
+        yield (
+            f"of the pairs mined as positive {positive:.1%} are one person, of all similar pairs {base:.1%}: "
+            "the guide finds no positives"
+        )
+    if negative <= 1 - base:
+        yield (
+            f"of the hard negatives {negative:.1%} are two persons, of all similar pairs {1 - base:.1%}: "
+            "the guide finds no negatives"
+        )
 
 
 def _scores(name: str, truth: Ints, labels: Ints, noise: str = "drop") -> dict[str, float]:

@@ -1,13 +1,15 @@
 """The folder of one run: what is in it, when it may be written, and how it is continued.
 
 config.yaml           the whole resolved configuration
-run.json              what determines the result: configuration and its hash, fingerprint of the data;
+run.json              what determines the result: method, configuration and its hash, fingerprint of the data;
                       and what set it is (`Samples.facts`: its name, version, protocol)
-local/                local labels of the cameras that are done
-local_labels.parquet  the local labels of all cameras
+local/                ICSR: local labels of the cameras that are done
+local_labels.parquet  ICSR: the local labels of all cameras
 checkpoints/          full state, latest last
 steps.jsonl           loss of every training step
 metrics.jsonl         figures of every epoch
+mining.jsonl          MAR: agreement of the pairs mined in every epoch that mined, and a few of them
+multilabels.npz       MAR: the nearest reference agents of sample images
 model.pt              the trained model
 evaluation.npz        what the report shows of the last evaluation: CMC, ranked lists, similarity of cameras
 evaluation_SET.json   what `raid evaluate` found the model to do on a set
@@ -30,9 +32,11 @@ from raid.files import atomic_path
 _OWN = (
     "report.html",
     "evaluation.npz",
+    "multilabels.npz",
     "model.pt",
     "checkpoints",
     "steps.jsonl",
+    "mining.jsonl",
     "metrics.jsonl",
     "local",
     "local_labels.parquet",
@@ -41,6 +45,7 @@ _OWN = (
     "config.yaml",
     "run.json",
 )
+_LINES = ("steps.jsonl", "mining.jsonl", "metrics.jsonl")
 
 
 @dataclass(frozen=True)
@@ -55,26 +60,33 @@ class RunFolder:
         config: Schema,
         fingerprint: str,
         *,
+        method: str,
         facts: Mapping[str, str] | None = None,
         resume: bool,
         fresh: bool,
     ) -> "RunFolder":
-        """Make the folder of a new run, or go on in one that the same configuration and data made.
+        """Make the folder of a new run, or go on in one that the same method, configuration and data made.
 
         Args:
             path: of the folder.
             config: resolved.
             fingerprint: of the images.
+            method: icsr, mar.
             facts: of the images, `Samples.facts`, to be recorded.
             resume: go on with the run that the folder holds.
             fresh: start the run in the folder over.
 
         Raises:
             InputError: the folder holds a run and neither `resume` nor `fresh` was said, what is resumed
-                was another configuration or other data, or the folder cannot be written.
+                was another method, another configuration or other data, or the folder cannot be written.
         """
         folder = RunFolder(path)
-        identity = {"config_hash": config_hash(config), "data": fingerprint, "config": determining(config)}
+        identity = {
+            "method": method,
+            "config_hash": config_hash(config),
+            "data": fingerprint,
+            "config": determining(config),
+        }
         try:
             folder._make_way(identity, resume=resume, fresh=fresh)
             path.mkdir(parents=True, exist_ok=True)
@@ -119,14 +131,19 @@ class RunFolder:
         return self.path / "evaluation.npz"
 
     @property
+    def multilabels(self) -> Path:
+        """What the report shows of the soft multilabels (MAR), once the run is done."""
+        return self.path / "multilabels.npz"
+
+    @property
     def report(self) -> Path:
         """The run as one page (`raid.report.write_report`)."""
         return self.path / "report.html"
 
     def recorded(self) -> dict[str, Any]:
-        """Return what determines the result: config_hash, data (its fingerprint) and config ("a.b": value).
+        """Return what determines the result: method, config_hash, data (fingerprint), config ("a.b": value).
 
-        And `set`: the facts of the data, none in a run of an older raid.
+        And `set`: the facts of the data, none in a run of an older raid, which had but ICSR.
 
         Raises:
             InputError: the folder holds no run, or its run.json is another program's.
@@ -145,16 +162,24 @@ class RunFolder:
         """Return the recorded training steps in order."""
         return _read_lines(self._file("steps.jsonl"))
 
-    def record_epoch(self, figures: Mapping[str, Any], losses: Iterable[float]) -> None:
-        """Append an epoch's figures (with its number under `epoch`) and the losses of its steps."""
+    def mining(self) -> list[dict[str, Any]]:
+        """Return what the epochs that mined pairs recorded of them, in order (MAR)."""
+        return _read_lines(self._file("mining.jsonl"))
+
+    def record_epoch(
+        self, figures: Mapping[str, Any], losses: Iterable[float], mining: Mapping[str, Any] | None = None
+    ) -> None:
+        """Append an epoch's figures (with its number under `epoch`), its steps' losses and what it mined."""
         epoch = figures["epoch"]
         lines = [{"epoch": epoch, "step": step, "loss": loss} for step, loss in enumerate(losses)]
         _append(self._file("steps.jsonl"), lines)
+        if mining is not None:
+            _append(self._file("mining.jsonl"), [{**mining, "epoch": epoch}])
         _append(self._file("metrics.jsonl"), [figures])
 
     def forget_from(self, epoch: int) -> None:
         """Drop the records of `epoch` and later: a resumed run makes them again."""
-        for name in ("steps.jsonl", "metrics.jsonl"):
+        for name in filter(lambda name: self._file(name).exists(), _LINES):
             kept = [line for line in _read_lines(self._file(name)) if line["epoch"] < epoch]
             with atomic_path(self._file(name)) as temporary:
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -187,7 +212,7 @@ class RunFolder:
         try:
             recorded = json.loads(self._file("run.json").read_text())
             kept = {key: recorded[key] for key in ("config_hash", "data", "config")}
-            return {**kept, "set": dict(recorded.get("set", {}))}
+            return {**kept, "method": recorded.get("method", "icsr"), "set": dict(recorded.get("set", {}))}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"run.folder: {self._file('run.json')} is not a file that raid wrote; choose another folder"
@@ -204,6 +229,11 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def _check_same(self, before: dict[str, Any], identity: dict[str, Any]) -> None:
+        if before["method"] != identity["method"]:
+            raise InputError(
+                f"run.folder: {self.path} holds a run of {before['method']}, not of {identity['method']}; "
+                "choose another folder, or start over with --fresh"
+            )
         if before["config_hash"] != identity["config_hash"]:
             old, new = before["config"], json.loads(json.dumps(identity["config"]))
             changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]

@@ -84,7 +84,7 @@ def recorded(config: IcsrConfig, inputs: Inputs, epochs: list[dict[str, Any]]) -
     """A finished run of these epochs, with an evaluation where one was evaluated."""
     facts = {"set": "Made-up", "version": "V2", "protocol": "standard"}
     folder = RunFolder.open(
-        config.run.folder, config, inputs.fingerprint, facts=facts, resume=False, fresh=False
+        config.run.folder, config, inputs.fingerprint, method="icsr", facts=facts, resume=False, fresh=False
     )
     for epoch in epochs:
         losses = epoch["train/loss"] + np.linspace(-0.5, 0.5, STEPS)

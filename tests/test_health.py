@@ -1,7 +1,9 @@
+import re
+
 import numpy as np
 import pytest
 
-from raid.health import alarms, cluster_health, label_quality
+from raid.health import alarms, cluster_health, label_quality, mining_alarms, mining_remarks
 from raid.ops import quality
 
 # Ten images: clusters of 4, 2, 1 and 2 and an outlier; the refinement discards image 2.
@@ -211,3 +213,57 @@ def test_less_than_a_fifth_of_the_images_in_clusters(count):
 def test_every_sign_of_collapse_has_its_line():
     assert list(alarms(HEALTHY, 100)) == []
     assert len(list(alarms({"cluster/num": 1, "cluster/largest": 0.9, "cluster/coverage": 0.1}, 100))) == 3
+
+
+MINED = {
+    "train/loss": 3.0,
+    "mining/positives": 30.0,
+    "mining/negatives": 54.0,
+    "mining/threshold": 0.4,
+    "mining/positive_precision": 0.6,
+    "mining/negative_precision": 0.9,
+    "mining/base_rate": 0.3,
+}
+
+
+def test_an_epoch_that_mines_well_is_left_in_peace():
+    assert list(mining_alarms(MINED)) == []
+    assert list(mining_remarks(MINED)) == []
+    assert list(mining_alarms({"pretraining/loss": 2.0, "pretraining/accuracy": 0.1})) == []
+    assert list(mining_alarms({"train/loss": 2.0})) == []  # the first epoch of MAR mines nothing
+    assert list(mining_remarks({"train/loss": 2.0})) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train/loss": np.nan}, r"mean loss \(train/loss\) is nan"),
+        ({"train/loss": np.inf}, r"mean loss \(train/loss\) is inf"),
+        ({"pretraining/loss": np.nan}, r"mean loss \(pretraining/loss\) is nan"),
+        ({"mining/positives": 0.0}, "no pair was mined as positive"),
+        ({"mining/negatives": 0.0}, "no pair was mined as hard negative"),
+        ({"mining/threshold": 0.0}, "the threshold is 0 "),
+        ({"mining/threshold": -0.2}, "the threshold is -0.2 "),
+        ({"mining/threshold": np.nan}, "the threshold is nan "),
+        ({"mining/threshold": 0.0099}, r"the threshold is 0.0099 \(under 0.01\)"),
+    ],
+)
+def test_every_sign_of_failed_mining_has_its_line(change, message):
+    (line,) = mining_alarms(MINED | change)
+    assert re.search(message, line)
+
+
+def test_rare_pairs_and_a_low_threshold_are_no_alarm():
+    assert list(mining_alarms(MINED | {"mining/positives": 0.001, "mining/threshold": 0.01})) == []
+
+
+def test_pairs_no_better_than_the_similar_ones_at_large_are_remarked():
+    (line,) = mining_remarks(MINED | {"mining/positive_precision": 0.3})  # no better
+    assert line.startswith("of the pairs mined as positive 30.0% are one person, of all similar pairs 30.0%")
+    (line,) = mining_remarks(MINED | {"mining/negative_precision": 0.65})
+    assert line.startswith("of the hard negatives 65.0% are two persons, of all similar pairs 70.0%")
+    both = MINED | {"mining/positive_precision": 0.1, "mining/negative_precision": 0.1}
+    assert len(list(mining_remarks(both))) == 2
+    assert list(mining_alarms(both)) == []
+    nothing = MINED | {"mining/positive_precision": np.nan}  # no positive pair in the epoch
+    assert list(mining_remarks(nothing)) == []

@@ -30,16 +30,16 @@ CONFIG = Recipe()
 
 
 def opened(path: Path, config: Recipe = CONFIG, data: str = "images", **how: Any) -> RunFolder:
-    return RunFolder.open(path, config, data, **{"resume": False, "fresh": False, **how})
+    return RunFolder.open(path, config, data, **{"method": "icsr", "resume": False, "fresh": False, **how})
 
 
 def fill(folder: RunFolder) -> None:
     """Put everything there that a run leaves."""
-    folder.record_epoch({"epoch": 0, "train/loss": 1.5}, [1.0, 2.0])
+    folder.record_epoch({"epoch": 0, "train/loss": 1.5}, [1.0, 2.0], {"same": [3, 4]})
     for place in (folder.local, folder.checkpoints):
         place.mkdir()
         (place / "file").write_text("x")
-    for file in (folder.local_labels, folder.model, folder.evaluation, folder.report):
+    for file in (folder.local_labels, folder.model, folder.evaluation, folder.multilabels, folder.report):
         file.write_text("x")
 
 
@@ -58,7 +58,7 @@ def test_a_new_folder_holds_the_configuration_and_its_identity(tmp_path):
     folder = opened(tmp_path / "deep" / "run", replace(CONFIG, salt=12))
     assert load(Recipe, folder.path / "config.yaml") == replace(CONFIG, salt=12)
     assert sorted(contents(folder.path)) == ["config.yaml", "run.json"]
-    assert (folder.metrics(), folder.steps()) == ([], [])
+    assert (folder.metrics(), folder.steps(), folder.mining()) == ([], [], [])
 
 
 @pytest.mark.parametrize("how", ["resume", "fresh"])
@@ -114,7 +114,7 @@ def test_a_field_that_is_new_or_gone_is_a_change(run):
         flour: int = 500
         crust: str | None = "thin"
 
-    path, identity = run.path, {"resume": True, "fresh": False}
+    path, identity = run.path, {"method": "icsr", "resume": True, "fresh": False}
     message = refused(
         lambda: RunFolder.open(path, Later(), "images", **identity), run, "another configuration"
     )
@@ -125,6 +125,32 @@ def test_a_field_that_is_new_or_gone_is_a_change(run):
 def test_other_images_are_refused(run):
     message = refused(lambda: opened(run.path, data="others", resume=True), run, r"^data\.root: .*differ")
     assert "--fresh" in message
+
+
+@pytest.mark.parametrize("recorded", ["icsr", "mar"])
+def test_the_run_of_another_method_is_refused(tmp_path, recorded):
+    run = opened(tmp_path / "run", method=recorded)
+    assert run.recorded()["method"] == recorded
+    assert opened(run.path, method=recorded, resume=True).recorded()["method"] == recorded
+    other = {"icsr": "mar", "mar": "icsr"}[recorded]
+    for config in (CONFIG, replace(CONFIG, salt=12)):  # before the configuration, which differs all through
+        message = refused(
+            lambda config=config: opened(run.path, config, method=other, resume=True),
+            run,
+            f"^run.folder: .* holds a run of {recorded}, not of {other}",
+        )
+        assert "--fresh" in message
+    refused(lambda: opened(run.path, method=other), run, "holds a run")
+    assert opened(run.path, method=other, fresh=True).recorded()["method"] == other
+
+
+def test_a_run_of_a_raid_that_knew_one_method_is_of_that_one(run):
+    old = json.loads((run.path / "run.json").read_text())
+    del old["method"]
+    (run.path / "run.json").write_text(json.dumps(old))
+    assert run.recorded()["method"] == "icsr"
+    refused(lambda: opened(run.path, method="mar", resume=True), run, "holds a run of icsr, not of mar")
+    assert opened(run.path, resume=True).path == run.path
 
 
 def test_fresh_clears_what_a_run_wrote_and_leaves_what_is_not_its_own(run):
@@ -221,23 +247,27 @@ def test_records_are_read_back_in_order(run):
         {"epoch": 0, "step": 1, "loss": 2.0},
         {"epoch": 1, "step": 0, "loss": 0.5},
     ]
+    assert run.mining() == [{"epoch": 0, "same": [3, 4]}]  # epoch 1 mined nothing
+    run.record_epoch({"epoch": 2}, [0.5], {"epoch": 2, "same": [5, 6]})
+    assert run.mining()[1:] == [{"epoch": 2, "same": [5, 6]}]
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 2, 3])
 def test_forgetting_drops_an_epoch_and_what_comes_after(run, epoch):
     for number in (1, 2):
-        run.record_epoch({"epoch": number}, [0.5])
-    metrics, steps = run.metrics(), run.steps()
+        run.record_epoch({"epoch": number}, [0.5], {"same": [number]})
+    metrics, steps, mining = run.metrics(), run.steps(), run.mining()
     run.forget_from(epoch)
     assert run.metrics() == metrics[:epoch]
     assert run.steps() == steps[: 0 if epoch == 0 else epoch + 1]
+    assert run.mining() == mining[:epoch]
     assert [path.name for path in run.path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_forgetting_where_nothing_is_recorded(tmp_path):
     folder = opened(tmp_path / "run")
     folder.forget_from(0)
-    assert (folder.metrics(), folder.steps()) == ([], [])
+    assert (folder.metrics(), folder.steps(), folder.mining()) == ([], [], [])
 
 
 def test_half_a_last_line_is_passed_over_and_not_written_on_to(run):

@@ -52,7 +52,8 @@ def configured(path: Path, **overrides: Any) -> IcsrConfig:
 
 def opened(path: Path, *, resume: bool = False, fresh: bool = False, **overrides: Any) -> RunFolder:
     """Open the folder of a run as a method does."""
-    return RunFolder.open(path, configured(path, **overrides), FINGERPRINT, resume=resume, fresh=fresh)
+    config = configured(path, **overrides)
+    return RunFolder.open(path, config, FINGERPRINT, method="icsr", resume=resume, fresh=fresh)
 
 
 def figures(epoch: int, *, loss: float | None = None, seconds: float = 2.0) -> dict[str, float]:
@@ -73,7 +74,7 @@ def figures(epoch: int, *, loss: float | None = None, seconds: float = 2.0) -> d
 def record(folder: RunFolder, *epochs: int, **changes: float) -> None:
     """Write epochs down, as the first worker does."""
     for epoch in epochs:
-        folder.record_epoch(figures(epoch, **changes), [1.0, 2.0])
+        folder.record_epoch(figures(epoch, **changes), [1.0, 2.0], {"same": [epoch]} if epoch else None)
 
 
 def end(folder: RunFolder) -> None:
@@ -127,7 +128,7 @@ def assert_complete(client: MlflowClient, folder: RunFolder, downloads: Path, st
     run = only_run(client)
     assert run.info.status == status
     assert equal(history(client, run), in_folder(folder)), (history(client, run), in_folder(folder))
-    expected = {"config.yaml", "metrics.jsonl", "local_labels.parquet", "report.html"}
+    expected = {"config.yaml", "metrics.jsonl", "mining.jsonl", "local_labels.parquet", "report.html"}
     expected = {name for name in expected if (folder.path / name).exists()}
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == expected
     downloads.mkdir(exist_ok=True)

@@ -61,7 +61,13 @@ def run(
         num_features = len(weights["body.layer4.0.downsample.1.weight"])  # with or without a neck
         check_memory(config, inputs.train, num_features, backend.memory_bytes())
     folder = RunFolder.open(
-        config.run.folder, config, inputs.fingerprint, facts=inputs.facts, resume=resume, fresh=fresh
+        config.run.folder,
+        config,
+        inputs.fingerprint,
+        method="icsr",
+        facts=inputs.facts,
+        resume=resume,
+        fresh=fresh,
     )
     # Absolute: a worker may have another working directory.
     folder = RunFolder(folder.path.absolute())

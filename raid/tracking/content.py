@@ -14,7 +14,7 @@ from raid.tracking.record import Version, is_time
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-FILES = ("config.yaml", "metrics.jsonl", "local_labels.parquet", "report.html")
+FILES = ("config.yaml", "metrics.jsonl", "mining.jsonl", "local_labels.parquet", "report.html")
 # What MLflow takes at once, and as one value; it would cut a longer one and then not know it again.
 _METRICS_PER_BATCH, _SETTINGS_PER_BATCH = 1000, 100
 _LONGEST_PARAMETER, _LONGEST_TAG = 6000, 5000

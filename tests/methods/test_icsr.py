@@ -181,7 +181,7 @@ def test_cameras_in_processes_give_what_they_give_in_this_one(root, inputs, tmp_
     pool = Processes(2, 1)
     labels = []
     for name, fanout in (("here", InProcess()), ("there", pool)):
-        folder = RunFolder.open(tmp_path / name, config, "x", resume=False, fresh=False)
+        folder = RunFolder.open(tmp_path / name, config, "x", method="icsr", resume=False, fresh=False)
         labels.append(intra_camera.intra_camera(config, inputs, weights, fanout, folder))
     pool.close()
     np.testing.assert_array_equal(*labels)

@@ -41,7 +41,7 @@ def run_job(config: IcsrConfig, inputs: Inputs, folder: Path) -> InterCameraJob:
         inputs,
         starting_weights(config.training.encoder),
         local_labels,
-        RunFolder.open(folder, config, inputs.fingerprint, resume=False, fresh=False),
+        RunFolder.open(folder, config, inputs.fingerprint, method="icsr", resume=False, fresh=False),
         before={},
         started=time.time(),
     )

@@ -49,7 +49,7 @@ def test_an_epoch_is_sent_when_it_is_recorded(client, folder):
 def test_tags_say_what_the_set_is(client, runs):
     config = tracked.configured(runs / "run")
     facts = {"set": "MSMT17", "version": "V2"}
-    folder = RunFolder.open(runs / "run", config, "x", facts=facts, resume=False, fresh=False)
+    folder = RunFolder.open(runs / "run", config, "x", method="icsr", facts=facts, resume=False, fresh=False)
     tracked.record(folder, 0)
     tracking.sync(folder)
     assert {"data.set": "MSMT17", "data.version": "V2"}.items() <= tracked.only_run(client).data.tags.items()
