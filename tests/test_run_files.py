@@ -3,23 +3,37 @@ from pathlib import Path
 
 import pytest
 
-from raid.config import config_hash, load
-from raid.methods.icsr_config import IcsrConfig
+from raid.config import config_hash, flatten, load
+from raid.methods.known import METHODS, MethodConfig, config_of
 
 JOBS = Path(__file__).parents[1] / "jobs"
-FILES = sorted(JOBS.glob("icsr_*.yaml"))
+FILES = sorted(file for method in METHODS for file in JOBS.glob(f"{method}_*.yaml"))
 TABLE_2 = ("baseline", "none", "linear", "exponential", "cosine")
+MAR_TABLE_3 = {
+    "source_only": {"training.epochs": 0},
+    "feature_guided": {"mining.guide": "feature"},
+    "without_cml": {"losses.cml": False},
+    "without_cml_ral": {"losses.cml": False, "losses.al": False, "losses.rj": False},
+    "without_ral": {"losses.al": False, "losses.rj": False},
+    "mar": {},
+}
+PROMISED = {
+    "icsr": {"demo", "market1501", "msmt17", "paper_batch256", "as_released"}
+    | {f"table2_{row}" for row in TABLE_2},
+    "mar": {"demo", "market1501", "dukemtmc", "as_released"} | {f"table3_{row}" for row in MAR_TABLE_3},
+}
+ROOTS = {"icsr": ["data.root=somewhere"], "mar": ["data.root=somewhere", "source.root=elsewhere"]}
 
 
-def loaded(name: str, *overrides: str) -> IcsrConfig:
-    return load(IcsrConfig, JOBS / f"{name}.yaml", ["data.root=somewhere", *overrides])
+def loaded(name: str, *overrides: str) -> MethodConfig:
+    method = name.split("_")[0]
+    return load(config_of(method), JOBS / f"{name}.yaml", [*ROOTS[method], *overrides])
 
 
-def test_every_promised_file_is_there():
-    promised = {"demo", "market1501", "msmt17", "paper_batch256", "as_released"}
-    assert {file.stem.removeprefix("icsr_") for file in FILES} == promised | {
-        f"table2_{row}" for row in TABLE_2
-    }
+@pytest.mark.parametrize("method", METHODS)
+def test_every_promised_file_is_there(method):
+    names = {file.stem.removeprefix(f"{method}_") for file in FILES if file.stem.startswith(f"{method}_")}
+    assert names == PROMISED[method]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -27,10 +41,10 @@ def test_header_says_command_hardware_and_numbers_and_its_commands_load(file):
     header = "".join(line for line in file.read_text().splitlines(keepends=True) if line[0] == "#")
     assert "Hardware" in header
     assert "Paper" in header or "paper" in header
-    commands = re.findall(r"raid icsr (jobs/\S+)((?: \S+=\S+)*)", header)
-    assert any(name == f"jobs/{file.name}" for name, _ in commands)
-    for name, overrides in commands:
-        load(IcsrConfig, JOBS.parent / name, overrides.split())
+    commands = re.findall(r"raid (?:demo )?(\w+) (jobs/\S+)((?: \S+=\S+)*)", header)
+    assert any(name == f"jobs/{file.name}" for _, name, _ in commands)
+    for method, name, overrides in commands:
+        load(config_of(method), JOBS.parent / name, overrides.split())
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -63,3 +77,29 @@ def test_rows_of_table_2_differ_in_the_refinement_alone():
         for row in TABLE_2
     }
     assert same == {config_hash(loaded("icsr_msmt17"))}
+
+
+def test_mar_files_hold_what_the_paper_says():
+    for name in ("mar_market1501", "mar_dukemtmc", "mar_as_released", "mar_table3_mar"):
+        config = loaded(name)
+        assert (config.data.height, config.data.width, config.model.backbone) == (384, 128, "resnet50")
+        assert (config.model.last_stride, config.model.neck, config.model.final_relu) == (2, False, False)
+        assert (config.source.layout, config.auxiliary) == ("msmt17", "msmt17_all")
+        assert (config.training.source, config.training.target, config.training.epochs) == (184, 184, 20)
+        optimizer = config.optimizer
+        assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.momentum) == (2e-4, 2.5e-2, 0.9)
+        losses = config.losses
+        assert (losses.lambda1, losses.lambda2, losses.beta, losses.margin) == (2e-4, 50, 0.2, 1)
+        assert (config.mining.ratio, config.mining.momentum, config.mining.begin) == (0.005, 0.1, 1)
+        assert (config.multilabel.scale, config.multilabel.momentum) == (30, 0.1)
+        assert config.centre_momentum == pytest.approx(0.0368)
+        pretraining = config.pretraining
+        assert (pretraining.epochs, pretraining.batch_size, pretraining.learning_rate) == (40, 64, 1e-2)
+
+
+@pytest.mark.parametrize("row", MAR_TABLE_3)
+def test_rows_of_mar_s_table_3_differ_in_their_switches_alone(row):
+    full, config = flatten(loaded("mar_table3_mar")), flatten(loaded(f"mar_table3_{row}"))
+    assert {key: config[key] for key in full if config[key] != full[key] and key != "run.folder"} == (
+        MAR_TABLE_3[row]
+    )
