@@ -19,11 +19,18 @@ SMALL = (
     "intra.epochs=2 intra.steps=2 inter.epochs=2 inter.steps=2 inter.num_clusters=8 run.device=cpu "
     "track.enabled=false"
 )
+SMALL_MAR = (
+    "data.height=32 data.width=16 model.backbone=resnet10 model.weights=none model.ghost_size=4 "
+    "augment.pad=2 pretraining.epochs=1 pretraining.steps=2 pretraining.batch_size=8 "
+    "pretraining.ghost_size=4 training.epochs=2 training.steps=2 training.source=8 training.target=8 "
+    "run.device=cpu track.enabled=false"
+)
 # Stands for the command of the same name: training is made small and done without Ray.
 RAID = f"""#!/bin/sh
 case "$1 $2" in
   "icsr --help") exec "{sys.executable}" -m raid "$@" ;;
   "plan "*) exec "{sys.executable}" -m raid "$@" {SMALL} ;;
+  "mar "*) exec "{sys.executable}" -m raid "$@" --backend local {SMALL_MAR} ;;
   "icsr "*) exec "{sys.executable}" -m raid "$@" --backend local {SMALL} ;;
   *) exec "{sys.executable}" -m raid "$@" ;;
 esac
@@ -43,15 +50,16 @@ def folder(tmp_path: Path) -> Path:
     raid.write_text(RAID)
     raid.chmod(0o755)
     (tmp_path / "jobs").symlink_to(REPOSITORY / "jobs")
-    write_animals(tmp_path / "photos")
+    write_animals(tmp_path / "photos", range(10))
+    write_animals(tmp_path / "other_photos", range(20, 25))
     return tmp_path
 
 
-def write_animals(root: Path) -> None:
-    """Write JPEGs of ten striped animals, each photographed from both flanks; a few are large."""
+def write_animals(root: Path, animals: range) -> None:
+    """Write JPEGs of striped animals, each photographed from both flanks; a few are large."""
     for split in ("train", "query", "gallery"):
         (root / split).mkdir(parents=True)
-    for animal in range(10):
+    for animal in animals:
         coat = np.asarray(photo(64, 48, seed=animal), dtype=int)
         for flank in ("left", "right"):
             for frame in range(4):
@@ -59,7 +67,7 @@ def write_animals(root: Path) -> None:
                 image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
                 if frame == 3 and animal < 4:
                     image = image.resize((3200, 2400))
-                split = "train" if animal < 5 else "query" if frame == 0 else "gallery"
+                split = "train" if animal < 5 or animal >= 20 else "query" if frame == 0 else "gallery"
                 image.save(root / split / f"zebra_{animal:02d}_{flank}_{frame:04d}.jpg")
 
 
@@ -90,6 +98,19 @@ def test_own_data_and_its_evaluation(folder):
     assert (folder / "runs" / "mine_reranked.json").exists()
 
 
+def test_a_labelled_set_of_others(folder):
+    of_layout = (
+        "raid data prepare mine.parquet layout=folder root=photos "
+        r"'pattern=(?P<split>train|query|gallery)/(?P<identity>zebra_\d+)_(?P<camera>left|right)'"
+    )
+    (block,) = [block for block in blocks() if "raid mar" in block]
+    out = run(block.replace("\n", f"\n{of_layout}\n", 1), folder)
+    assert "others.parquet: 40 images, splits train" in out
+    for name, epochs in (("mine_mar", 3), ("mine_without_cml", 2)):
+        assert f"last epoch  {epochs}: mAP" in out
+        assert (folder / "runs" / name / "model.pt").exists()
+
+
 def test_configuration(folder):
     (block,) = [block for block in blocks() if "raid config icsr\n" in block]
     out = run(block, folder)
@@ -109,7 +130,7 @@ def test_plan(folder):
 def test_every_block_is_run_by_a_test_or_is_a_make_target():
     text = (REPOSITORY / "README.md").read_text()
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
-    assert len(blocks()) == 4
+    assert len(blocks()) == 5
     for mark, block in re.findall(r"(<!-- .* -->)?\n```sh\n(.*?)```", text, re.DOTALL):
         if mark:
             assert (REPOSITORY / mark.split()[-2]).exists()
