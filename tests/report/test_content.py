@@ -122,7 +122,7 @@ def test_loss_of_every_step_and_of_the_epochs(run, shown):
 
 def test_cmc_of_the_record(inputs, shown):
     chart = page.charts(shown)["CMC curve of the last epoch"]
-    cmc = record_of(inputs)["cmc"]
+    cmc = record_of(inputs.retrieval)["cmc"]
     drawn = chart.drawn["found by the last place"]
     assert [x for x, _ in drawn] == list(range(1, len(cmc) + 1))
     assert [y for _, y in drawn] == pytest.approx(cmc.tolist(), abs=chart.resolution)
@@ -193,7 +193,7 @@ def test_times_are_stacked_and_none_is_counted_twice(run, shown):
 
 
 def test_similarity_of_the_cameras(inputs, shown):
-    record = record_of(inputs)
+    record = record_of(inputs.retrieval)
     table = page.section(shown, "cameras").one("table")
     rows = table.one("tbody").all("tr")
     assert [node.text for node in table.one("thead").all("th")] == ["camera", *record["camera_names"]]
@@ -216,7 +216,7 @@ def test_similarity_of_the_cameras(inputs, shown):
 
 
 def test_ranked_lists_are_the_records_with_their_pictures(inputs, shown):
-    record, retrieval = record_of(inputs), inputs.retrieval
+    record, retrieval = record_of(inputs.retrieval), inputs.retrieval
     strips = page.section(shown, "lists").all("ol", "strip")
     assert len(strips) == len(record["shown_rows"]) == 9
     gallery = pixels(retrieval.gallery_images, len(retrieval.gallery))
