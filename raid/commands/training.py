@@ -31,7 +31,7 @@ def _icsr(options: argparse.Namespace) -> None:
     config = load(IcsrConfig, options.file, options.overrides)
     with backend_of(options.backend, config) as backend:
         folder = icsr.run(config, backend, resume=options.resume, fresh=options.fresh)
-    print(icsr.summary(folder))
+    print(summary(folder))
 
 
 def add_demo(commands: Commands) -> None:

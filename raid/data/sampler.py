@@ -1,6 +1,9 @@
-"""Batches of P clusters times K images, the images of a cluster from different cameras (methods.md 2.7)."""
+"""Batches of P clusters times K images, those of a cluster from different cameras; shuffled batches.
 
-from collections.abc import Iterator
+The former are ICSR's (methods.md 2.7), the latter MAR's, which knows no clusters.
+"""
+
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -58,6 +61,45 @@ def camera_aware_batches(
         missing -= len(drawn[-1])
     stream = np.concatenate([np.empty(0, dtype=np.int64), *drawn])
     return stream[: num_batches * batch_size].reshape(num_batches, batch_size)
+
+
+def shuffled_batches(
+    num_images: int,
+    batch_size: int,
+    *,
+    first: int,
+    num_batches: int,
+    stream_of: Callable[[int], np.random.Generator],
+) -> Ints:
+    """Cut shuffled passes over all images into batches; what is left at a pass's end is dropped.
+
+    Batch b, counted over the whole run, belongs to pass b // (num_images // batch_size). The rows of a
+    batch depend on its number alone, so an epoch can begin and end within a pass. No image is twice in a
+    batch, or in a pass.
+
+    Args:
+        num_images: N.
+        batch_size: images of the global batch.
+        first: number of the first batch, 0 at the run's beginning.
+        num_batches: how many.
+        stream_of: makes the random numbers of a pass, the same whenever it is asked.
+
+    Returns:
+        (num_batches, batch_size) int64 rows 0..N-1.
+
+    Raises:
+        ValueError: fewer images than a batch holds, or a batch of none.
+    """
+    if not 1 <= batch_size <= num_images:
+        raise ValueError(
+            f"a batch from {num_images} images holds 1 to {num_images} of them, not {batch_size}"
+        )
+    per_pass = num_images // batch_size
+    passes = range(first // per_pass, -(-(first + num_batches) // per_pass))
+    rows = [stream_of(number).permutation(num_images)[: per_pass * batch_size] for number in passes]
+    batches = np.concatenate([np.empty(0, dtype=np.int64), *rows]).reshape(-1, batch_size)
+    start = first - passes.start * per_pass
+    return batches[start : start + num_batches]
 
 
 def singleton_share(labels: Ints) -> float:

@@ -3,9 +3,13 @@
 Each ghost group of the global batch gets its own forward and backward pass, always of the same shape, and
 the groups' gradients are summed in one fixed binary tree over the groups, whoever holds them. In the
 batched mode the weight gradients depend, in their last bits, on how many rows one worker holds.
+
+A loss that is a mean over rows goes through `backward_by_groups`. One that sees the whole batch, as mined
+pairs do, needs all features first: `forward_by_groups`, the loss of the features that all workers gathered,
+its gradient with respect to them, and `backward_from_features` with the rows that are this worker's.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -64,23 +68,78 @@ def backward_by_groups(
     Returns:
         (mean loss of the global batch, detached; this worker's features (B/W, D), detached).
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    num_local = len(images) // group_size
-    tree = TreeSum(num_local * group.size)
+    parameters = _trainable(model)
     features = []
-    for i in range(num_local):
-        rows = slice(i * group_size, (i + 1) * group_size)
-        output = model(images[rows])
-        loss = loss_of(output, rows)
-        gradients = torch.autograd.grad(loss, parameters)
-        packed = torch.cat([loss.detach().view(1), *(gradient.reshape(-1) for gradient in gradients)])
-        tree.add((0, group.rank * num_local + i), packed)
-        features.append(output.detach())
-    mean = _sum_over_workers(tree, num_local, group) / tree.num_slots
-    sizes = [parameter.numel() for parameter in parameters]
-    for parameter, gradient in zip(parameters, mean[1:].split(sizes), strict=True):
-        parameter.grad = gradient.view_as(parameter)
+
+    def parts() -> Iterator[list[Tensor]]:
+        for start in range(0, len(images), group_size):
+            rows = slice(start, start + group_size)
+            output = model(images[rows])
+            loss = loss_of(output, rows)
+            features.append(output.detach())
+            yield [loss.detach(), *torch.autograd.grad(loss, parameters)]
+
+    num_local = _num_groups(images, group_size)
+    mean = _sum_of_groups(parts(), num_local, group) / (num_local * group.size)
+    _set_gradients(parameters, mean[1:])
     return mean[0], torch.cat(features)
+
+
+def forward_by_groups(model: nn.Module, inputs: Tensor, group_size: int) -> list[Tensor]:
+    """Return the output of every ghost group of `inputs` (B/W, ...), each with the graph of its own pass.
+
+    All graphs are kept until `backward_from_features`: the memory of the whole share, as in one pass.
+    """
+    assert _num_groups(inputs, group_size) > 0
+    return [model(rows) for rows in inputs.split(group_size)]
+
+
+def backward_from_features(
+    model: nn.Module, outputs: Sequence[Tensor], gradients: Tensor, *, group: Group
+) -> None:
+    """Set every parameter's gradient to that of a loss of all features of the global batch.
+
+    It is the sum over all groups of the batch of the group's vector-Jacobian product, and it is a sum: a
+    loss that is a mean has its division in `gradients`. The workers' shares are those of one batch, in rank
+    order, as `Group.slice` cuts it.
+
+    Args:
+        model: not wrapped; its parameters' gradients are replaced.
+        outputs: what `forward_by_groups` returned; their graphs are freed.
+        gradients: (B/W, D), of the loss of the global batch with respect to this worker's rows.
+        group: the workers.
+    """
+    parameters = _trainable(model)
+    rows = gradients.split([len(output) for output in outputs])
+    parts = (
+        torch.autograd.grad(output, parameters, gradient)
+        for output, gradient in zip(outputs, rows, strict=True)
+    )
+    _set_gradients(parameters, _sum_of_groups(parts, len(outputs), group))
+
+
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _num_groups(rows: Tensor, group_size: int) -> int:
+    assert len(rows) % group_size == 0, f"{len(rows)} rows are not whole groups of {group_size}"
+    return len(rows) // group_size
+
+
+def _set_gradients(parameters: list[nn.Parameter], packed: Tensor) -> None:
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, gradient in zip(parameters, packed.split(sizes), strict=True):
+        parameter.grad = gradient.view_as(parameter)
+
+
+def _sum_of_groups(parts: Iterable[Sequence[Tensor]], num_local: int, group: Group) -> Tensor:
+    """Return the sum of all workers' groups; `parts` are this worker's, each packed into one vector."""
+    tree = TreeSum(num_local * group.size)
+    for i, part in enumerate(parts):
+        packed = torch.cat([value.reshape(-1) for value in part])
+        tree.add((0, group.rank * num_local + i), packed)
+    return _sum_over_workers(tree, num_local, group)
 
 
 def _sum_over_workers(tree: TreeSum, num_local: int, group: Group) -> Tensor:

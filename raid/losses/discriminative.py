@@ -127,18 +127,24 @@ class MultilabelMemory:
     """The soft multilabel of every target image, averaged over its visits.
 
     Attributes:
-        table: (N, P) float32: N * P * 4 bytes (Market, 4101 agents: 212 MB). Rows not visited yet are
-            0 and would agree wholly: update with a batch before mining it.
+        table: (N, P) float32 (or `dtype`): N * P * 4 bytes (Market, 4101 agents: 212 MB). Rows not visited
+            yet are 0 and would agree wholly: update with a batch before mining it.
         visited: (N,) bool.
         momentum: share of the *new* multilabel in a further visit, .1 in MAR.
     """
 
     def __init__(
-        self, num_images: int, num_agents: int, *, momentum: float, device: torch.device | str = "cpu"
+        self,
+        num_images: int,
+        num_agents: int,
+        *,
+        momentum: float,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must be 0 to 1, got {momentum}")
-        self.table = torch.zeros(num_images, num_agents, device=device)
+        self.table = torch.zeros(num_images, num_agents, device=device, dtype=dtype)
         self.visited = torch.zeros(num_images, dtype=torch.bool, device=device)
         self.momentum = momentum
 

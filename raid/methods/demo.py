@@ -18,7 +18,7 @@ from raid.distributed.backend import Backend
 from raid.distributed.group import Group
 from raid.evaluate import RetrievalSet
 from raid.methods import icsr
-from raid.methods.contrastive import Encoder, device_of, starting_weights
+from raid.methods.encoder import Encoder, device_of, starting_weights
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import open_inputs
 from raid.run_folder import RunFolder
@@ -110,8 +110,9 @@ def _histogram(retrieval: RetrievalSet, config: IcsrConfig) -> Figures:
 
 
 def _untrained(retrieval: RetrievalSet, config: IcsrConfig) -> Figures:
-    weights = starting_weights(config.training)
-    encoder = Encoder(config.training, weights, Group.solo(), device_of(config.run.device))
+    settings = config.training.encoder
+    weights = starting_weights(settings)
+    encoder = Encoder(settings, weights, Group.solo(), device_of(config.run.device))
     found = retrieval.features(lambda images: encoder.extract(images).numpy().astype(np.float32, copy=False))
     return retrieval.figures(found, config.evaluate)
 

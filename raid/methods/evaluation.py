@@ -22,7 +22,7 @@ from raid.errors import InputError
 from raid.evaluate import Features
 from raid.extract import extract
 from raid.files import atomic_path, read_tensors
-from raid.methods.contrastive import build_model, device_of
+from raid.methods.encoder import build_model, device_of
 from raid.methods.evaluation_record import Evaluated, as_record, as_text, file_name
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import load_samples, open_retrieval, protocol_of
@@ -68,7 +68,7 @@ class Trained:
         Raises:
             InputError: they do not fit it.
         """
-        model = build_model(config.training, Group.solo()).to(dtype=config.training.dtype)
+        model = build_model(config.training.encoder, Group.solo()).to(dtype=config.training.encoder.dtype)
         try:
             model.load_state_dict(self.weights)
         except (RuntimeError, TypeError, AttributeError) as error:  # other shapes, or no state dict at all
@@ -206,13 +206,14 @@ def _evaluated(extract: Callable[[Images], Features], config: IcsrConfig, sample
 
 
 def _features(model: Backbone, config: IcsrConfig, checkpoint: Path, images: Images) -> Features:
-    device, dtype = device_of(config.run.device), config.training.dtype
+    settings = config.training.encoder
+    device, dtype = device_of(config.run.device), settings.dtype
     features = extract(
         model.to(device=device, dtype=dtype),
         images,
         group=Group.solo(),
         batch_size=config.numerics.extract_batch,
-        augmentation=config.training.augmentation,
+        augmentation=settings.augmentation,
         device=device,
         dtype=dtype,
     )

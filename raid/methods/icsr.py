@@ -17,24 +17,22 @@ Raises InputError for what the user can mend: see `run`.
 
 import logging
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from raid.distributed.backend import Backend, LocalBackend
+from raid.distributed.backend import Backend
 from raid.errors import InputError
-from raid.methods.contrastive import device_of, starting_weights
+from raid.methods.encoder import starting_weights
 from raid.methods.icsr_check import check, check_memory
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import open_inputs
 from raid.methods.inter_camera import InterCameraJob, inter_camera
 from raid.methods.intra_camera import intra_camera
+from raid.methods.launch import local_backend, tracked
 from raid.report import write_report
 from raid.run_folder import RunFolder
 from raid.spans import Spans
-from raid.tracking import follow
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +56,10 @@ def run(
     with spans("prepare"):
         inputs = open_inputs(config.data, multi_query=config.evaluate.multi_query)
         check(config, inputs)
-        weights = starting_weights(config.training)
+        weights = starting_weights(config.training.encoder)
         backend.prepare(config.run.folder)
-        check_memory(config, inputs.train, len(weights["neck.weight"]), backend.memory_bytes())
+        num_features = len(weights["body.layer4.0.downsample.1.weight"])  # with or without a neck
+        check_memory(config, inputs.train, num_features, backend.memory_bytes())
     folder = RunFolder.open(
         config.run.folder,
         config,
@@ -73,7 +72,7 @@ def run(
     # Absolute: a worker may have another working directory.
     folder = RunFolder(folder.path.absolute())
     config = replace(config, data=replace(config.data, cache_folder=config.data.cache_folder.absolute()))
-    with _tracked(config, folder):
+    with tracked(config, folder, "icsr"):
         local_labels = None
         if config.refine.enabled:
             with spans("intra_camera"), backend.pool(len(np.unique(inputs.train.cameras))) as fanout:
@@ -85,36 +84,3 @@ def run(
         except InputError as error:  # a full disk, say: the training is done all the same
             logger.warning("no report: %s", error)
     return folder
-
-
-def _tracked(config: IcsrConfig, folder: RunFolder) -> AbstractContextManager[None]:
-    if not config.track.enabled:
-        return nullcontext()
-    return follow(folder, config.track.experiment, {"method": "icsr"})
-
-
-def local_backend(config: IcsrConfig) -> LocalBackend:
-    """Return this machine, without Ray."""
-    on_gpu = device_of(config.run.device).type == "cuda"
-    return LocalBackend(workers=config.run.workers, threads=config.numerics.threads, on_gpu=on_gpu)
-
-
-def summary(folder: RunFolder) -> str:
-    """Return what came of a run: its figures, and where its model is."""
-    epochs = folder.metrics()
-    lines = [f"model       {folder.model}", f"report      {folder.report}"]
-    evaluated = [epoch for epoch in epochs if "eval/mAP" in epoch]
-    if evaluated:
-        best = max(evaluated, key=lambda epoch: float(epoch["eval/mAP"]))
-        lines += [
-            f"last epoch  {_figures(evaluated[-1])}",
-            f"best epoch  {_figures(best)} (known by looking at the test set: not the result)",
-        ]
-    return "\n".join(lines)
-
-
-def _figures(epoch: dict[str, Any]) -> str:
-    shares = {name: epoch[f"eval/{name}"] for name in ("mAP", "rank1", "rank5", "rank10", "mINP")}
-    return f"{epoch['epoch'] + 1}: " + ", ".join(
-        f"{name} {100 * share:.1f}" for name, share in shares.items()
-    )

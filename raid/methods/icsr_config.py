@@ -25,6 +25,7 @@ from raid.methods.sections import (
     Sampler,
     Share,
     Track,
+    sharing_problems,
 )
 
 _PER_IMAGES = re.compile(r"n//([1-9]\d*)")
@@ -192,20 +193,7 @@ class IcsrConfig(Schema):
                 f"a group of {ghost} images is one cluster (sampler.instances={self.sampler.instances}), and "
                 "batch norm over it removes what tells it from the others; use a multiple",
             )
-        if grouped and batch % ghost:
-            yield "model.ghost_size", f"the batch of {batch} images is not whole groups of {ghost}"
-        else:
-            parts = batch // ghost if grouped else batch
-            if parts % workers:
-                legal = ", ".join(str(n) for n in range(1, parts + 1) if parts % n == 0)
-                what = f"groups of {ghost}" if grouped else "images"
-                yield (
-                    "run.workers",
-                    f"{workers} workers cannot share the {parts} {what} of a batch evenly; can: {legal}",
-                )
-        normed = batch // workers if self.model.batch_norm == "local" else batch
-        if not grouped and normed < 2:
-            yield "model.batch_norm", "a batch norm over one image has no variance: use a larger batch"
+        yield from sharing_problems(batch, self.model, workers)
         if self.numerics.reproducible == "exact" and not grouped:
             yield "numerics.reproducible", "exact needs model.batch_norm=ghost"
         if self.refine.start < self.refine.end:

@@ -163,8 +163,13 @@ def camera_name(samples: Samples, camera: int) -> str:
 
 
 def _open(samples: Samples, split: str, data: Data) -> tuple[Samples, Images]:
+    return open_part(samples.split(split), data)
+
+
+def open_part(part: Samples, data: Data) -> tuple[Samples, Images]:
+    """Decode the images of a part of a set once, as section `data` says; return what could be decoded."""
     return open_images(
-        samples.split(split),
+        part,
         height=data.height,
         width=data.width,
         cache_folder=data.cache_folder,

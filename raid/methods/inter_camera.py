@@ -10,19 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from raid import evaluate
 from raid.config import to_yaml
-from raid.data.images import Images
 from raid.distributed import checkpoint
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
-from raid.evaluate import RetrievalSet
 from raid.losses.cluster_nce import ClusterMemory
-from raid.methods.contrastive import Encoder, device_of, finite
+from raid.methods.contrastive import ContrastiveEncoder
+from raid.methods.encoder import device_of
+from raid.methods.epoch_evaluation import evaluated
 from raid.methods.epoch_labels import assign_labels
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs
-from raid.methods.pool_extraction import extract_on_pool
+from raid.methods.pool_extraction import features_of
 from raid.run_folder import RunFolder
 
 Ints = NDArray[np.int64]
@@ -77,7 +76,7 @@ def inter_camera(group: Group, fanout: FanOut, job: InterCameraJob) -> None:
         job: the same on every worker.
     """
     config = job.config
-    encoder = Encoder(config.training, job.weights, group, device_of(config.run.device))
+    encoder = ContrastiveEncoder(config.training, job.weights, group, device_of(config.run.device))
     progress = _resumed(encoder, job)
     spans = encoder.spans
     spans.add("startup", time.time() - job.started)
@@ -93,7 +92,15 @@ def inter_camera(group: Group, fanout: FanOut, job: InterCameraJob) -> None:
         if job.inputs.retrieval is not None and config.evaluate.due(progress.epoch, config.inter.epochs):
             with spans("evaluate"):
                 is_last = progress.epoch + 1 == config.inter.epochs
-                figures |= _evaluated(encoder, fanout, job, job.inputs.retrieval, record=is_last)
+                figures |= evaluated(
+                    encoder,
+                    fanout,
+                    job.inputs.retrieval,
+                    job.folder,
+                    config.evaluate,
+                    config.extract,
+                    record=is_last,
+                )
         figures |= before | spans.take()
         before = {}
         figures["time/step_s"] = figures["time/train_s"] / max(1, progress.step - first_step)
@@ -110,10 +117,10 @@ def inter_camera(group: Group, fanout: FanOut, job: InterCameraJob) -> None:
         checkpoint.write_tensors(job.folder.model, content)
 
 
-def _cluster(encoder: Encoder, fanout: FanOut, job: InterCameraJob, progress: Progress) -> None:
+def _cluster(encoder: ContrastiveEncoder, fanout: FanOut, job: InterCameraJob, progress: Progress) -> None:
     """Begin an epoch: extract, cluster, refine, and build the memory of the refined clusters."""
     with encoder.spans("extract"):
-        features = _features(encoder, fanout, job, job.inputs.train_images)
+        features = features_of(encoder, job.inputs.train_images, fanout, job.config.extract.on)
     with encoder.spans("cluster"):
         made = encoder.group.once(
             lambda: assign_labels(
@@ -135,16 +142,7 @@ def _cluster(encoder: Encoder, fanout: FanOut, job: InterCameraJob, progress: Pr
     progress.memory = encoder.memory(features, progress.labels, job.config.inter.momentum)
 
 
-def _features(encoder: Encoder, fanout: FanOut, job: InterCameraJob, images: Images) -> Tensor:
-    """Return the features of `images` on every worker, from the workers or from the pool."""
-    if job.config.extract.on == "workers":
-        return encoder.extract(images)
-    return encoder.group.once(
-        lambda: finite(extract_on_pool(encoder.model, encoder.settings, images, fanout))
-    )
-
-
-def _train(encoder: Encoder, job: InterCameraJob, progress: Progress) -> None:
+def _train(encoder: ContrastiveEncoder, job: InterCameraJob, progress: Progress) -> None:
     """Train the steps of an epoch that are still to come."""
     assert progress.labels is not None
     assert progress.memory is not None
@@ -172,29 +170,10 @@ def _train(encoder: Encoder, job: InterCameraJob, progress: Progress) -> None:
         progress.step = step + 1
         if config.run.checkpoint_steps and progress.step % config.run.checkpoint_steps == 0:
             _save(encoder, job, progress)
-    encoder.assert_lockstep(progress.memory)
+    encoder.assert_lockstep(progress.memory.centroids)
 
 
-def _evaluated(
-    encoder: Encoder, fanout: FanOut, job: InterCameraJob, retrieval: RetrievalSet, *, record: bool
-) -> Figures:
-    """Return the retrieval figures of the encoder as it is; `record` keeps what the report shows of them."""
-    found = retrieval.features(
-        lambda images: _features(encoder, fanout, job, images).numpy().astype(np.float32, copy=False)
-    )
-
-    def rank() -> Figures:
-        options = job.config.evaluate
-        if record:
-            shown = evaluate.final_record(retrieval, found.query, found.gallery, options)
-            shown |= evaluate.camera_record(found.gallery, retrieval.gallery)
-            evaluate.save_record(job.folder.evaluation, shown)
-        return retrieval.figures(found, options)
-
-    return encoder.group.once(rank)
-
-
-def _save(encoder: Encoder, job: InterCameraJob, progress: Progress) -> None:
+def _save(encoder: ContrastiveEncoder, job: InterCameraJob, progress: Progress) -> None:
     """Write the full state; the workers are in lockstep, so the first one's is everybody's."""
     if not encoder.group.is_first:
         return
@@ -214,7 +193,7 @@ def _save(encoder: Encoder, job: InterCameraJob, progress: Progress) -> None:
     )
 
 
-def _resumed(encoder: Encoder, job: InterCameraJob) -> Progress:
+def _resumed(encoder: ContrastiveEncoder, job: InterCameraJob) -> Progress:
     """Put the latest checkpoint into the encoder and return where it stands; from the start without."""
     path = checkpoint.latest(job.folder.checkpoints)
     encoder.group.barrier()  # all have looked before anybody writes a newer one

@@ -22,7 +22,8 @@ from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.files import atomic_path
 from raid.methods.clustering import cluster
-from raid.methods.contrastive import Encoder, device_of
+from raid.methods.contrastive import ContrastiveEncoder
+from raid.methods.encoder import device_of
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs, camera_name
 from raid.run_folder import RunFolder
@@ -93,7 +94,7 @@ def train_camera(camera: int, job: CameraJob) -> CameraResult:
     best = CameraResult(np.zeros(len(images), dtype=np.int64), -1.0, 0)
     if len(images) == 1:
         return best
-    encoder = Encoder(config.camera_training, job.weights, Group.solo(), device_of(config.run.device))
+    encoder = ContrastiveEncoder(config.camera_training, job.weights, Group.solo(), device_of(config.run.device))
     for epoch in range(config.intra.epochs):
         features = encoder.extract(images)
         made = cluster(

@@ -2,6 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from raid.data.images import Images
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.extract import extract_block
-from raid.methods.contrastive import Settings, build_model
+from raid.methods.encoder import Encoder, EncoderSettings, build_model, finite
 from raid.models.backbone import Backbone
 from raid.ops.neighbors import Block, row_blocks
 
@@ -21,13 +22,24 @@ from raid.ops.neighbors import Block, row_blocks
 class PoolExtraction:
     """What a process of the pool needs to extract any block; `version` names the weights."""
 
-    settings: Settings
+    settings: EncoderSettings
     weights: dict[str, Tensor]
     version: str
     images: Images
 
 
-def extract_on_pool(model: Backbone, settings: Settings, images: Images, fanout: FanOut) -> Tensor:
+def features_of(
+    encoder: Encoder, images: Images, fanout: FanOut, on: Literal["workers", "pool"]
+) -> Tensor:
+    """Return the features of `images` on every worker, from the workers or from the pool: (N, D)."""
+    if on == "workers":
+        return encoder.extract(images)
+    return encoder.group.once(
+        lambda: finite(extract_on_pool(encoder.model, encoder.settings, images, fanout))
+    )
+
+
+def extract_on_pool(model: Backbone, settings: EncoderSettings, images: Images, fanout: FanOut) -> Tensor:
     """Return what `raid.extract.extract` returns, bit for bit on CPUs: the blocks are the same.
 
     Args:

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from raid.data import synthetic
 from raid.distributed.group import Group
 from raid.methods.clustering import labels_of, search
-from raid.methods.contrastive import Encoder, build_model, device_of
+from raid.methods.contrastive import ContrastiveEncoder
+from raid.methods.encoder import build_model, device_of
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.memory import LIST_ROWS, ClusterTask, usual_entries
 from raid.methods.sections import Clustering
@@ -136,8 +137,8 @@ def probe_encoder(config: IcsrConfig, *, tflops: float | None) -> EncoderSpeed:
     )
     torch.set_num_threads(config.numerics.threads)
     images = _RandomImages(batch, config.data.height, config.data.width)
-    weights = build_model(settings, Group.solo()).state_dict()
-    encoder = Encoder(settings, weights, Group.solo(), device)
+    weights = build_model(settings.encoder, Group.solo()).state_dict()
+    encoder = ContrastiveEncoder(settings, weights, Group.solo(), device)
     fixed = 4.0 * sum(value.numel() * value.element_size() for value in encoder.model.state_dict().values())
     with FlopCounterMode(display=False) as counter:
         encoder.extract(images.take(np.arange(1)))
@@ -200,8 +201,8 @@ def _ranked_pair(simulated: synthetic.SimulatedFeatures) -> float:
     return seconds / (few.stop * len(rows))
 
 
-def _step(encoder: Encoder, images: "_RandomImages", features: Tensor) -> None:
-    instances = encoder.settings.sampler.instances
+def _step(encoder: ContrastiveEncoder, images: "_RandomImages", features: Tensor) -> None:
+    instances = encoder.training.sampler.instances
     labels = np.arange(len(images)) // instances
     memory = encoder.memory(features, labels, 0.1)
     for _ in encoder.train_steps(images, labels, None, memory, key=(0,), num_steps=1):

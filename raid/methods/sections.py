@@ -1,5 +1,6 @@
 """Sections of the configuration that the methods share."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from raid.config import Schema
+from raid.data.augment import Augmentation
+from raid.data.statistics import IMAGENET, Statistics
 from raid.models.backbone import BackboneName, PoolName
 from raid.protocols import Options
 
@@ -27,8 +30,8 @@ _BELONGS_TO = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data(Schema):
-    """Where the images are and how they are read."""
+class ImageSet(Schema):
+    """Where a set of images is and which of them belong to it."""
 
     layout: Annotated[
         Literal["market1501", "dukemtmc", "msmt17", "cuhk03", "viper", "folder", "table", "manifest"],
@@ -64,10 +67,6 @@ class Data(Schema):
     on_error: Annotated[
         Literal["fail", "skip"], "an unreadable or truncated image: stop, or leave it out with a count"
     ] = "fail"
-    height: Annotated[PositiveInt, "image height in pixels"] = 256
-    width: Annotated[PositiveInt, "image width in pixels"] = 128
-    cache_folder: Annotated[Path, "folder of the decoded-image cache"] = Path("runs/cache")
-    cache_limit_gib: Annotated[NonNegativeFloat, "a larger set is decoded on the fly"] = 64.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what cannot be read."""
@@ -77,7 +76,7 @@ class Data(Schema):
             yield "pattern", r"is required by layout folder, for example (?P<identity>\d+)_c(?P<camera>\d+)"
         for name, layouts in _BELONGS_TO.items():
             # A default may stand in a file that raid wrote.
-            if self.layout not in layouts and getattr(self, name) != getattr(Data, name):
+            if self.layout not in layouts and getattr(self, name) != getattr(ImageSet, name):
                 yield name, f"belongs to layout {' and '.join(layouts)} alone"
         yield from self._split_problems()
 
@@ -90,6 +89,16 @@ class Data(Schema):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Data(ImageSet):
+    """The set that is trained on and evaluated, and how its images are read."""
+
+    height: Annotated[PositiveInt, "image height in pixels"] = 256
+    width: Annotated[PositiveInt, "image width in pixels"] = 128
+    cache_folder: Annotated[Path, "folder of the decoded-image cache"] = Path("runs/cache")
+    cache_limit_gib: Annotated[NonNegativeFloat, "a larger set is decoded on the fly"] = 64.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model(Schema):
     """The network."""
 
@@ -97,6 +106,10 @@ class Model(Schema):
     weights: Annotated[str, "starting weights: imagenet, none, or the path of a state dict"] = "imagenet"
     last_stride: Annotated[Literal[1, 2], "stride of the last stage"] = 1
     pool: Annotated[PoolName, "pooling of the last map"] = "gem"
+    neck: Annotated[bool, "batch normalisation of the pooled features"] = True
+    final_relu: Annotated[bool, "false: the last block ends without its ReLU, features have both signs"] = (
+        True
+    )
     batch_norm: Annotated[
         Literal["ghost", "sync", "local"],
         "statistics over groups of the global batch, over all of it, or over what one worker holds "
@@ -108,8 +121,42 @@ class Model(Schema):
         """Yield what cannot be built."""
         if self.weights == "imagenet" and (self.backbone == "resnet10" or self.backbone.endswith("_ibn_a")):
             yield "weights", f"torchvision has no ImageNet weights for {self.backbone}: give a file or none"
+        if self.pool == "gem" and not self.final_relu:
+            yield "pool", "gem loses what is negative, which final_relu=false keeps: use average"
         if self.batch_norm == "ghost" and self.ghost_size < 2:
             yield "ghost_size", "a batch norm over one image has no variance: use 2 or more"
+
+
+def sharing_problems(
+    batch: int, model: Model, workers: int, *, of_sets: tuple[int, ...] = (), ghost_path: str = "model.ghost_size"
+) -> Iterator[tuple[str, str]]:
+    """Yield (path, message) of batches that ghost groups or workers cannot share evenly.
+
+    Args:
+        batch: images of the global batch.
+        model: with the ghost size of the batch.
+        workers: that share it.
+        of_sets: images of each set in it, of which every group or worker takes the same share.
+        ghost_path: of the ghost size.
+    """
+    ghost, grouped = model.ghost_size, model.batch_norm == "ghost"
+    if grouped and batch % ghost:
+        yield ghost_path, f"the batch of {batch} images is not whole groups of {ghost}"
+        return
+    parts = batch // ghost if grouped else math.gcd(batch, *of_sets)
+    if grouped and any(number % parts for number in of_sets):
+        shares = " and ".join(map(str, of_sets))
+        yield ghost_path, f"{shares} images cannot be shared evenly by {parts} groups of {ghost}"
+    elif parts % workers:
+        legal = ", ".join(str(n) for n in range(1, parts + 1) if parts % n == 0)
+        what = f"groups of {ghost}" if grouped else "images"
+        yield (
+            "run.workers",
+            f"{workers} workers cannot share the {parts} {what} of a batch evenly; can: {legal}",
+        )
+    normed = batch // workers if model.batch_norm == "local" else batch
+    if not grouped and normed < 2:
+        yield "model.batch_norm", "a batch norm over one image has no variance: use a larger batch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +167,17 @@ class Augment(Schema):
     pad: Annotated[NonNegativeInt, "black pixels added on every side before the random crop"] = 10
     erase_probability: Annotated[Share, "probability of erasing a rectangle"] = 0.5
     erase_area: Annotated[tuple[Share, Share], "range of the rectangle's share of the image"] = (0.02, 0.4)
+
+    def as_drawn(self, statistics: Statistics = IMAGENET) -> Augmentation:
+        """Return what draws and applies it, with the normalisation by `statistics`."""
+        return Augmentation(
+            flip=self.flip,
+            pad=self.pad,
+            erase_probability=self.erase_probability,
+            erase_area=self.erase_area,
+            mean=statistics.mean,
+            std=statistics.std,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """ResNet backbones for re-identification: last stride 1, GeM pooling, batch-norm neck, unit features.
 
-Source: Cluster-Contrast's modification of ResNet-50, which ICSR section 3.1 follows.
+Source: Cluster-Contrast's modification of ResNet-50, which ICSR section 3.1 follows. MAR's release has
+average pooling, no neck, and no ReLU at the end of the last block: its features have both signs.
 """
 
 from collections import OrderedDict
@@ -58,16 +59,24 @@ class InstanceBatchNorm(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Images (B, 3, H, W), normalised -> features (B, D), L2-normalised in training and evaluation."""
+    """Images (B, 3, H, W), normalised -> features (B, D), L2-normalised in training and evaluation.
+
+    Attributes:
+        num_features: D.
+        unit_features: False: in training the rows are left as they are, for a classifier of raw features.
+            In evaluation they are unit rows whatever it says. No part of the state dict.
+    """
 
     def __init__(self, body: nn.Sequential, pool: nn.Module, neck: nn.Module, num_features: int) -> None:
         super().__init__()
         self.body, self.pool, self.neck = body, pool, neck
         self.num_features = num_features
+        self.unit_features = True
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return unit features (B, D)."""
-        return functional.normalize(self.neck(self.pool(self.body(images))))
+        """Return features (B, D)."""
+        features: Tensor = self.neck(self.pool(self.body(images)))
+        return features if self.training and not self.unit_features else functional.normalize(features)
 
 
 def build(
@@ -77,6 +86,8 @@ def build(
     seed: int,
     last_stride: int = 1,
     pool: PoolName = "gem",
+    neck: bool = True,
+    final_relu: bool = True,
 ) -> Backbone:
     """Build a randomly initialised backbone; the same seed gives the same weights.
 
@@ -87,9 +98,16 @@ def build(
         seed: of the initial weights; the global generators are left as they were.
         last_stride: stride of the last stage; 1 doubles the map (256x128 images give 16x8).
         pool: `gem` or `average`.
+        neck: batch normalisation of the pooled features.
+        final_relu: whether the last block ends with a ReLU, as published ResNets do.
+
+    Raises:
+        ValueError: an unknown name, or GeM without the final ReLU: it would lose all that is negative.
     """
     if name not in get_args(BackboneName):
         raise ValueError(f"backbone {name!r} is none of {', '.join(get_args(BackboneName))}")
+    if pool == "gem" and not final_relu:
+        raise ValueError("GeM pools what is positive alone: without the final ReLU use average")
     architecture = name.removesuffix("_ibn_a")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' as well
@@ -100,9 +118,12 @@ def build(
     if name.endswith("_ibn_a"):
         _use_instance_batch_norm(resnet, norm)
     _set_last_stride(resnet, last_stride)
+    if not final_relu:
+        _without_final_relu(resnet.layer4[-1])
     body = nn.Sequential(OrderedDict((stage, getattr(resnet, stage)) for stage in _STAGES))
     num_features = int(resnet.fc.in_features)
-    return Backbone(body, GeM() if pool == "gem" else AveragePool(), _neck(num_features, norm), num_features)
+    pooling = GeM() if pool == "gem" else AveragePool()
+    return Backbone(body, pooling, _neck(num_features, norm) if neck else nn.Identity(), num_features)
 
 
 def _neck(num_features: int, norm: NormFactory) -> nn.Module:
@@ -123,3 +144,16 @@ def _set_last_stride(resnet: Any, stride: int) -> None:
     strided = first.conv2 if hasattr(first, "conv3") else first.conv1
     strided.stride = (stride, stride)
     first.downsample[0].stride = (stride, stride)
+
+
+def _without_final_relu(block: Any) -> None:
+    # The block calls one ReLU after each of its norms and after the addition. Those inside move to the
+    # convolution that reads them, so that the call after the addition changes nothing; no key changes.
+    block.relu = nn.Identity()
+    for convolution in (block.conv2, getattr(block, "conv3", None)):
+        if convolution is not None:
+            convolution.register_forward_pre_hook(_rectified)
+
+
+def _rectified(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    return functional.relu(inputs[0], inplace=True)

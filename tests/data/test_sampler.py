@@ -3,7 +3,8 @@ import time
 import numpy as np
 import pytest
 
-from raid.data.sampler import camera_aware_batches, singleton_share
+from raid.data.sampler import camera_aware_batches, shuffled_batches, singleton_share
+from raid.data.streams import SAMPLING, stream
 
 
 def batches(labels, cameras, *, seed: int = 0, num_batches: int = 1, **options) -> np.ndarray:
@@ -150,3 +151,72 @@ def test_an_epoch_of_msmt17_takes_under_a_second() -> None:
         batches(labels, cameras, num_batches=400)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 1
+
+
+def stream_of(number: int) -> np.random.Generator:
+    return stream(5, SAMPLING, number)
+
+
+def shuffled(num_images: int, batch_size: int, first: int, num_batches: int) -> np.ndarray:
+    return shuffled_batches(num_images, batch_size, first=first, num_batches=num_batches, stream_of=stream_of)
+
+
+def plainly_shuffled(num_images: int, batch_size: int, count: int) -> list[list[int]]:
+    """Batch after batch from the beginning, a pass at a time."""
+    batches: list[list[int]] = []
+    number = 0
+    while len(batches) < count:
+        rows = stream_of(number).permutation(num_images).tolist()
+        while len(rows) >= batch_size and len(batches) < count:
+            batches.append(rows[:batch_size])
+            rows = rows[batch_size:]
+        number += 1
+    return batches
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), [(23, 5), (24, 6), (7, 7), (9, 5), (3, 1), (1, 1)])
+def test_shuffled_batches_depend_on_their_number_alone(num_images: int, batch_size: int) -> None:
+    expected = np.array(plainly_shuffled(num_images, batch_size, 20))
+    for first in range(13):
+        for num_batches in range(8):
+            result = shuffled(num_images, batch_size, first, num_batches)
+            assert result.dtype == np.int64
+            assert result.shape == (num_batches, batch_size)
+            np.testing.assert_array_equal(result, expected[first : first + num_batches])
+
+
+def test_a_shuffled_pass_holds_every_image_once_and_the_next_is_another() -> None:
+    first, second = shuffled(40, 8, 0, 10).reshape(2, 40)
+    for rows in (first, second):
+        np.testing.assert_array_equal(np.sort(rows), np.arange(40))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, np.arange(40))
+    dropping = shuffled(42, 8, 0, 5)
+    assert len(np.unique(dropping)) == 40
+
+
+def test_shuffled_batches_are_uniform() -> None:
+    places = np.zeros((6, 6))
+    for rows in shuffled(6, 6, 0, 6000):
+        places[rows, np.arange(6)] += 1
+    np.testing.assert_allclose(places, 1000, atol=130)  # 4.5 deviations of a binomial
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 11])
+def test_a_shuffled_batch_is_neither_empty_nor_larger_than_the_set(batch_size: int) -> None:
+    with pytest.raises(ValueError, match=f"holds 1 to 10 of them, not {batch_size}"):
+        shuffled(10, batch_size, 0, 1)
+
+
+def test_only_the_passes_that_are_needed_are_shuffled() -> None:
+    asked: list[int] = []
+
+    def counted(number: int) -> np.random.Generator:
+        asked.append(number)
+        return stream_of(number)
+
+    shuffled_batches(30, 4, first=13, num_batches=9, stream_of=counted)  # 7 batches a pass
+    assert asked == [1, 2, 3]
+    asked.clear()
+    shuffled_batches(30, 4, first=7, num_batches=7, stream_of=counted)
+    assert asked == [1]

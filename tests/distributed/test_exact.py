@@ -5,7 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from raid.distributed.exact import TreeSum, backward_by_groups
+from raid.distributed.exact import (
+    TreeSum,
+    backward_by_groups,
+    backward_from_features,
+    forward_by_groups,
+)
 from raid.distributed.group import Group
 from raid.distributed.launch import run_workers
 from raid.losses.cluster_nce import cluster_nce
@@ -112,8 +117,35 @@ def exact_step(group, num_groups, dtype=torch.float32):
     return {**found, "loss": loss, "features": group.gather_rows(features), "statistics": statistics}
 
 
+def loss_of_pairs(features):
+    """A mean over rows, each of which sees all others."""
+    rows = nn.functional.normalize(features)
+    return (rows @ rows.T / 0.2).logsumexp(dim=1).mean()
+
+
+def whole_batch_step(group, num_groups, dtype=torch.float32):
+    """What `backward_from_features` leaves on this worker for a loss of all pairs of the batch."""
+    model, images, _, _ = problem(num_groups, dtype)
+    mine = group.slice(len(images))
+    outputs = forward_by_groups(model, images[mine], GROUP_SIZE)
+    features = group.gather_rows(torch.cat(outputs).detach()).requires_grad_()
+    loss = loss_of_pairs(features)
+    (gradients,) = torch.autograd.grad(loss, features)
+    backward_from_features(model, outputs, gradients[mine], group=group)
+    found = {f"gradient of {name}": value.grad for name, value in model.named_parameters()}
+    statistics = group.gather_rows(pending_statistics(model))
+    return {**found, "loss": loss.detach(), "features": features.detach(), "statistics": statistics}
+
+
+STEPS = {"mean over rows": exact_step, "whole batch": whole_batch_step}
+
+
 def exact_steps(group, folder):
-    results = {num_groups: exact_step(group, num_groups) for num_groups in CASES[group.size]}
+    results = {
+        (name, num_groups): step(group, num_groups)
+        for name, step in STEPS.items()
+        for num_groups in CASES[group.size]
+    }
     torch.save(results, folder / f"{group.rank}.pt")
 
 
@@ -136,6 +168,48 @@ def test_equals_the_plain_backward_of_the_mean_loss():
     assert not found["features"].requires_grad
 
 
+def test_a_loss_of_the_whole_batch_has_the_plain_gradient():
+    model, images, _, _ = problem(6, torch.float64)
+    features = model(images)
+    loss = loss_of_pairs(features)
+    loss.backward()
+    found = whole_batch_step(Group.solo(), 6, torch.float64)
+    torch.testing.assert_close(found["features"], features.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found["statistics"], pending_statistics(model), rtol=1e-12, atol=1e-12)
+    for name, parameter in model.named_parameters():
+        gradient = found[f"gradient of {name}"]
+        if parameter.requires_grad:
+            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-12, atol=1e-12)
+            if name != "0.bias":  # the norm takes it away again
+                assert gradient.abs().max() > 1e-3, name
+        else:
+            assert gradient is None
+
+
+def test_the_outputs_of_the_groups_are_those_of_the_batch():
+    model, images, _, _ = problem(3, torch.float64)
+    outputs = forward_by_groups(model, images, GROUP_SIZE)
+    assert [len(output) for output in outputs] == [GROUP_SIZE] * 3
+    assert all(output.requires_grad for output in outputs)
+    torch.testing.assert_close(torch.cat(outputs), model(images), rtol=1e-12, atol=1e-12)
+    with pytest.raises(AssertionError, match="5 rows are not whole groups of 2"):
+        forward_by_groups(model, images[:5], GROUP_SIZE)
+
+
+def test_gradients_from_features_are_replaced_and_fit_the_outputs():
+    model, images, _, _ = problem(2, torch.float32)
+    ones, solo = torch.ones(4, 8), Group.solo()
+    grads = []
+    for _ in range(2):
+        backward_from_features(model, forward_by_groups(model, images, GROUP_SIZE), ones, group=solo)
+        grads.append(model[0].weight.grad)
+    assert torch.equal(*grads)
+    for gradients in (ones[:3], torch.ones(6, 8)):
+        outputs = forward_by_groups(model, images, GROUP_SIZE)
+        with pytest.raises(RuntimeError, match="split_with_sizes"):
+            backward_from_features(model, outputs, gradients, group=solo)
+
+
 def test_gradients_are_replaced_and_not_added_to():
     model, images, targets, centroids = problem(2, torch.float32)
     loss_of = partial(loss_of_rows, targets=targets, centroids=centroids)
@@ -152,9 +226,9 @@ def test_workers_agree_with_one_process_bit_for_bit(workers, tmp_path):
     run_workers(exact_steps, workers, torch.get_num_threads(), tmp_path)
     for rank in range(workers):
         results = torch.load(tmp_path / f"{rank}.pt")
-        for num_groups, found in results.items():
-            expected = exact_step(Group.solo(), num_groups)
+        for (step, num_groups), found in results.items():
+            expected = STEPS[step](Group.solo(), num_groups)
             assert found.keys() == expected.keys()
             for name, value in expected.items():
                 same = found[name] is None if value is None else torch.equal(found[name], value)
-                assert same, (rank, num_groups, name)
+                assert same, (rank, step, num_groups, name)

@@ -22,7 +22,7 @@ from raid.distributed.checkpoint import write_tensors
 from raid.distributed.group import Group
 from raid.extract import extract
 from raid.methods import icsr
-from raid.methods.contrastive import build_model
+from raid.methods.encoder import build_model
 from raid.methods.icsr_config import IcsrConfig
 
 NAMES = ("mAP", "rank1", "rank5", "rank10", "rank20", "mINP", "num_valid")
@@ -41,7 +41,7 @@ def config(root: Path) -> IcsrConfig:
 @pytest.fixture
 def model(config: IcsrConfig, tmp_path: Path) -> Path:
     path = tmp_path / "run" / "model.pt"
-    weights = build_model(config.training, Group.solo()).state_dict()
+    weights = build_model(config.training.encoder, Group.solo()).state_dict()
     write_tensors(path, {"model": weights, "config": to_yaml(config)})
     return path
 
@@ -76,9 +76,9 @@ def features_of(config: IcsrConfig, samples: Samples) -> np.ndarray:
     _, images = open_images(
         samples, height=tiny.HEIGHT, width=tiny.WIDTH, cache_folder=config.data.cache_folder
     )
-    model = build_model(config.training, Group.solo()).to(torch.float64)
+    model = build_model(config.training.encoder, Group.solo()).to(torch.float64)
     found = extract(
-        model, images, group=Group.solo(), batch_size=128, augmentation=config.training.augmentation,
+        model, images, group=Group.solo(), batch_size=128, augmentation=config.training.encoder.augmentation,
         device=torch.device("cpu"), dtype=torch.float64,
     )  # fmt: skip
     return found.numpy().astype(np.float32)
@@ -266,7 +266,7 @@ def test_other_splits_than_that_of_the_training_are_warned_of(config, tmp_path, 
     data |= {"data.pattern": None, "data.split_number": 3}
     config = load(IcsrConfig, overrides={**flatten(config), **data})
     path = tmp_path / "run" / "model.pt"
-    weights = build_model(config.training, Group.solo()).state_dict()
+    weights = build_model(config.training.encoder, Group.solo()).state_dict()
     write_tensors(path, {"model": weights, "config": to_yaml(config)})
     assert main(["evaluate", str(path)]) == 0
     assert "trained on split" not in capsys.readouterr().err

@@ -11,7 +11,7 @@ import torch
 from raid.data.samples import Samples
 from raid.distributed.fanout import InProcess, Processes
 from raid.methods import icsr, inter_camera, intra_camera
-from raid.methods.contrastive import starting_weights
+from raid.methods.encoder import starting_weights
 from raid.methods.epoch_labels import assign_labels
 from raid.methods.icsr_check import check
 from raid.methods.icsr_config import IcsrConfig
@@ -86,6 +86,16 @@ def test_losses_fall_when_there_is_something_to_learn(root, tmp_path):
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
+def test_runs_without_neck_and_final_relu(root, tmp_path):
+    config = tiny.config(
+        root, tmp_path / "run", inter__epochs=1, inter__steps=1, refine__enabled=False,
+        model__neck=False, model__final_relu=False, model__pool="average",
+    )  # fmt: skip
+    folder = icsr.run(config)
+    assert "neck.weight" not in torch.load(folder.model)["model"]
+    assert len(folder.metrics()) == 1
+
+
 def test_labels_of_an_epoch_are_the_ops_in_the_papers_order(root, inputs):
     config = tiny.config(root, root.parent, seed=7)
     train, features = inputs.train, unit_rows(0, len(inputs.train))
@@ -141,7 +151,7 @@ def camera_job(root: Path, inputs: Inputs, **overrides: object) -> CameraJob:
 
 def job_of(config: IcsrConfig, inputs: Inputs) -> CameraJob:
     names = {camera: str(camera) for camera in range(3)}
-    weights = starting_weights(config.training)
+    weights = starting_weights(config.training.encoder)
     return CameraJob(config, inputs.train_images, inputs.train.cameras, names, weights)
 
 
@@ -167,7 +177,7 @@ def test_selection_by_silhouette_keeps_the_best_epoch_and_last_the_last(root, in
 
 def test_cameras_in_processes_give_what_they_give_in_this_one(root, inputs, tmp_path):
     config = tiny.config(root, tmp_path, numerics__dtype="float32")
-    weights = starting_weights(config.training)
+    weights = starting_weights(config.training.encoder)
     pool = Processes(2, 1)
     labels = []
     for name, fanout in (("here", InProcess()), ("there", pool)):
@@ -230,7 +240,7 @@ def test_learning_rate_falls_by_epochs_and_the_optimizer_goes_on(root, tmp_path,
 
 def test_trained_model_can_be_started_from(done, root, tmp_path):
     config = tiny.config(root, tmp_path, model__weights=str(done.model))
-    ours, theirs = starting_weights(config.training), torch.load(done.model, weights_only=True)["model"]
+    ours, theirs = starting_weights(config.training.encoder), torch.load(done.model, weights_only=True)["model"]
     assert all(torch.equal(ours[key].double(), theirs[key].float().double()) for key in theirs)
 
 

@@ -56,6 +56,7 @@ def test_a_preset_of_icsr_changes_what_it_says_and_nothing_else():
         (["model.ghost_size=4"], "model.ghost_size", "a group of 4 images is one cluster"),
         (["model.ghost_size=1"], "model.ghost_size", "over one image"),
         (["refine.start=0.2", "refine.end=0.3"], "refine.end", "is 0.3, above refine.start=0.2"),
+        (["model.final_relu=false"], "model.pool", "gem loses what is negative, .*: use average"),
         (["model.backbone=resnet50_ibn_a"], "model.weights", "no ImageNet weights for resnet50_ibn_a"),
         (["intra.num_clusters=n/5"], "intra.num_clusters", "'n/5' is neither a number nor of the form n//5"),
         (["intra.num_clusters=n//0"], "intra.num_clusters", "'n//0' is neither"),

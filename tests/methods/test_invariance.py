@@ -15,7 +15,7 @@ from torch import Tensor
 from raid.distributed import checkpoint
 from raid.distributed.backend import LocalBackend
 from raid.distributed.group import Group
-from raid.methods.contrastive import starting_weights
+from raid.methods.encoder import starting_weights
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs, open_inputs
 from raid.methods.inter_camera import InterCameraJob
@@ -39,7 +39,7 @@ def run_job(config: IcsrConfig, inputs: Inputs, folder: Path) -> InterCameraJob:
     return InterCameraJob(
         config,
         inputs,
-        starting_weights(config.training),
+        starting_weights(config.training.encoder),
         local_labels,
         RunFolder.open(folder, config, inputs.fingerprint, method="icsr", resume=False, fresh=False),
         before={},
@@ -57,7 +57,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     steps = {
         name: workers.StepsJob(
             config.training,
-            starting_weights(config.training),
+            starting_weights(config.training.encoder),
             inputs.train_images,
             inputs.train.identities // 2,
             inputs.train.cameras,
@@ -165,7 +165,7 @@ def test_exact_agrees_with_the_batched_way_in_float64(out, tmp_path):
     inputs = open_inputs(config.data)
     job = workers.StepsJob(
         config.training,
-        starting_weights(config.training),
+        starting_weights(config.training.encoder),
         inputs.train_images,
         inputs.train.identities // 2,
         inputs.train.cameras,

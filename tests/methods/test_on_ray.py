@@ -18,7 +18,7 @@ from raid.distributed.fanout import FanOut, InProcess
 from raid.distributed.group import Group
 from raid.errors import InputError
 from raid.methods import clustering, icsr
-from raid.methods.contrastive import Encoder, starting_weights
+from raid.methods.encoder import Encoder, starting_weights
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import open_inputs
 from raid.methods.inter_camera import SPANS
@@ -120,10 +120,11 @@ def test_extraction_on_the_pool_is_the_same_bytes_as_by_the_workers(pool, root):
     torch.set_num_threads(1)  # as in the pool: the bits of a convolution may depend on it
     config = tiny.config(root, root.parent, numerics__dtype="float32", numerics__extract_batch=16)
     images = open_inputs(config.data).train_images
-    encoder = Encoder(config.training, starting_weights(config.training), Group.solo(), torch.device("cpu"))
+    settings = config.training.encoder
+    encoder = Encoder(settings, starting_weights(settings), Group.solo(), torch.device("cpu"))
     expected = encoder.extract(images)
     for fanout in (pool, InProcess()):
-        found = extract_on_pool(encoder.model, config.training, images, fanout)
+        found = extract_on_pool(encoder.model, settings, images, fanout)
         assert torch.equal(found, expected)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from raid.data.images import Images
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
-from raid.methods.contrastive import Encoder, Settings
+from raid.methods.contrastive import ContrastiveEncoder, Settings
 from raid.methods.inter_camera import InterCameraJob, inter_camera
 
 NUM_STEPS = 6
@@ -90,7 +90,7 @@ def work(group: Group, fanout: FanOut, job: Job) -> None:
 
 def train(group: Group, job: StepsJob) -> dict[str, Any]:
     """Train a few steps; return losses, first gradient, parameters, statistics, memory and features."""
-    encoder = Encoder(job.settings, job.weights, group, torch.device("cpu"))
+    encoder = ContrastiveEncoder(job.settings, job.weights, group, torch.device("cpu"))
     memory = encoder.memory(encoder.extract(job.images), job.labels, momentum=0.1)
     losses, gradient = [], torch.empty(0)
     steps = encoder.train_steps(job.images, job.labels, job.cameras, memory, key=(2, 0), num_steps=NUM_STEPS)

@@ -1,4 +1,6 @@
+import copy
 import functools
+import pickle
 
 import pytest
 import torch
@@ -175,6 +177,73 @@ def test_gem_has_one_exponent_of_3():
     average = build("resnet18", norm=NORM, seed=3, pool="average")
     assert isinstance(average.pool, AveragePool)
     assert not any(key.startswith("pool.") for key in average.state_dict())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_raw_features_are_for_training_alone(training):
+    model = build("resnet10", norm=NORM, seed=3).train(training)
+    with torch.no_grad():
+        unit = model(random_images())
+        model.unit_features = False
+        features = model(random_images())
+    if training:
+        torch.testing.assert_close(nn.functional.normalize(features), unit)
+        assert bool((features.norm(dim=1) > 2).all())
+    else:
+        assert torch.equal(features, unit)
+
+
+def test_without_a_neck_the_features_are_the_pooled_map():
+    model = build("resnet10", norm=NORM, seed=3, neck=False).train()
+    model.unit_features = False
+    with_neck = build("resnet10", norm=NORM, seed=3).state_dict()
+    state = model.state_dict()
+    assert set(with_neck) - set(state) == {key for key in with_neck if key.startswith("neck.")}
+    assert all(torch.equal(value, with_neck[key]) for key, value in state.items())
+    with torch.no_grad():
+        images = random_images()
+        assert torch.equal(model(images), model.pool(model.body(images)))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def last_block(model, images):
+    """What goes into the last block, and what its last norm gives."""
+    seen = []
+    block = model.body.layer4[-1]
+    norm = getattr(block, "bn3", block.bn2)
+    handles = [
+        block.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone())),
+        norm.register_forward_hook(lambda module, inputs, output: seen.append(output.clone())),
+    ]
+    model(images)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("name", ["resnet10", "resnet18", "resnet50"])
+def test_without_the_final_relu_the_last_block_ends_with_the_sum(name):
+    images = random_images(2)
+    common = {"norm": NORM, "seed": 3, "pool": "average"}
+    usual, model = build(name, **common), build(name, **common, final_relu=False)
+    assert list(model.state_dict()) == list(usual.state_dict())
+    with torch.no_grad():
+        before, branch = last_block(usual, images)
+        downsample = usual.body.layer4[-1].downsample
+        expected = branch + (before if downsample is None else downsample(before))
+        found = copy.deepcopy(pickle.loads(pickle.dumps(model))).body(images)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(found.relu(), usual.body(images))
+    assert bool((found < -0.1).any())
+    usual.body(images).sum().backward()
+    model.body(images).relu().sum().backward()  # the inner ReLUs have gradients as before
+    for (key, value), other in zip(usual.body.named_parameters(), model.body.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, value.grad, msg=key)
+
+
+def test_gem_without_the_final_relu_is_refused():
+    with pytest.raises(ValueError, match="without the final ReLU use average"):
+        build("resnet18", norm=NORM, seed=0, final_relu=False)
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])

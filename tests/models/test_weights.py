@@ -33,10 +33,10 @@ def forbid_downloads(monkeypatch, error):
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
 
 
-def new_model(name="resnet18", seed=0, pool="gem"):
+def new_model(name="resnet18", seed=0, pool="gem", **options):
     solo = Group.solo()
     norm = norm_factory("ghost", group_size=2, all_reduce_sum=solo.all_reduce_sum)
-    return build(name, norm=norm, seed=seed, pool=pool)
+    return build(name, norm=norm, seed=seed, pool=pool, **options)
 
 
 def made_up(state, seed=7):
@@ -100,6 +100,26 @@ def test_imagenet_comes_from_the_cache(hub):
     new = [key for key in before if key.startswith(("pool.", "neck."))]
     assert len(new) == 5
     assert all(torch.equal(model.state_dict()[key], before[key]) for key in new)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])
+def test_a_model_without_neck_and_final_relu_takes_the_same_file(architecture, tmp_path):
+    state = torchvisions(architecture)
+    model = new_model(architecture, pool="average", neck=False, final_relu=False)
+    load_weights(model, architecture, str(saved(state, tmp_path / "file.pth")))
+    assert_body_equals(model, state)
+    assert all(key.startswith("body.") for key in model.state_dict())
+
+
+def test_a_neck_is_never_dropped_and_may_be_new(tmp_path):
+    source = new_model(seed=1)
+    file = saved(source.state_dict(), tmp_path / "with.pt")
+    with pytest.raises(InputError, match=r"4 unknown \(neck\.weight"):
+        load_weights(new_model(neck=False), "resnet18", str(file))
+    bare, model = new_model(seed=2, neck=False), new_model(seed=3)
+    load_weights(model, "resnet18", str(saved(bare.state_dict(), tmp_path / "without.pt")))
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in bare.state_dict().items())
+    assert torch.equal(model.neck.weight, torch.ones(512))
 
 
 def test_imagenet_is_downloaded_once_and_checked(hub, monkeypatch):

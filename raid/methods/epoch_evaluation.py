@@ -1,0 +1,48 @@
+"""Retrieval figures of an encoder in training, between its epochs."""
+
+import numpy as np
+
+from raid import evaluate
+from raid.distributed.fanout import FanOut
+from raid.evaluate import RetrievalSet
+from raid.methods.encoder import Encoder
+from raid.methods.pool_extraction import features_of
+from raid.methods.sections import Evaluate, Extract
+from raid.run_folder import RunFolder
+
+Figures = dict[str, float]
+
+
+def evaluated(
+    encoder: Encoder,
+    fanout: FanOut,
+    retrieval: RetrievalSet,
+    folder: RunFolder,
+    options: Evaluate,
+    extraction: Extract,
+    *,
+    record: bool,
+) -> Figures:
+    """Return the figures of the encoder as it is; every worker calls this.
+
+    Args:
+        encoder: its workers extract, or send its weights to the pool.
+        fanout: the pool.
+        retrieval: query and gallery.
+        folder: of the run.
+        options: of the ranking.
+        extraction: where features are extracted.
+        record: keep what the report shows.
+    """
+    found = retrieval.features(
+        lambda images: features_of(encoder, images, fanout, extraction.on).numpy().astype(np.float32, copy=False)
+    )
+
+    def rank() -> Figures:
+        if record:
+            shown = evaluate.final_record(retrieval, found.query, found.gallery, options)
+            shown |= evaluate.camera_record(found.gallery, retrieval.gallery)
+            evaluate.save_record(folder.evaluation, shown)
+        return retrieval.figures(found, options)
+
+    return encoder.group.once(rank)

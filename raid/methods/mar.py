@@ -1,0 +1,116 @@
+"""MAR: unsupervised person re-identification by soft multilabel learning, from two image sets to a model.
+
+Source: Yu et al., "Unsupervised person re-identification by soft multilabel learning", CVPR 2019. The
+recipe, in the paper's order:
+
+1. Pretraining: the people of a labelled source set as classes, by a plain softmax. The rows of the
+   classifier, at unit length, are the reference agents. Its end is the paper's row "source only".
+2. Adaptation: every step takes labelled source and unlabelled target images. A target image is described by
+   its soft multilabel over the agents (equation 1); of the most similar pairs those whose multilabels agree
+   are taken for positive and the others for hard negative (equations 2 to 4), multilabels are kept alike at
+   every camera (equations 5 and 6), and agents and features are learned jointly (equations 7 and 8).
+
+Supports any number of workers with the same result (pairs are mined in the gathered global batch),
+resumption after any step, stage 1 taken from another run, every row of the paper's ablation by switches, and
+sets without a query and a gallery (no evaluation).
+
+Raises InputError for what the user can mend: see `run`.
+"""
+
+import logging
+import time
+from dataclasses import replace
+
+from raid.distributed import checkpoint
+from raid.distributed.backend import Backend
+from raid.distributed.fanout import FanOut
+from raid.distributed.group import Group
+from raid.errors import InputError
+from raid.methods.encoder import device_of
+from raid.methods.launch import local_backend, tracked
+from raid.methods.mar_adaptation import adapt
+from raid.methods.mar_check import check
+from raid.methods.mar_config import MarConfig
+from raid.methods.mar_inputs import measured, open_mar_inputs
+from raid.methods.mar_pretraining import pretrain
+from raid.methods.mar_record import record_multilabels
+from raid.methods.mar_stage import MarJob, Progress, Worker, write_model
+from raid.methods.mar_weights import starting_weights
+from raid.report import write_report
+from raid.run_folder import RunFolder
+from raid.spans import Spans
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    config: MarConfig, backend: Backend | None = None, *, resume: bool = False, fresh: bool = False
+) -> RunFolder:
+    """Train and evaluate as `config` says; return the folder with everything that came of it.
+
+    Args:
+        config: resolved and checked.
+        backend: where the workers and the pool are; None: on this machine, without Ray.
+        resume: go on with the run that `run.folder` holds.
+        fresh: start the run in `run.folder` over.
+
+    Raises:
+        InputError: the images, the weights or the run folder do not fit the configuration; nothing has been
+            written then. Or the training has diverged: the checkpoints before are kept.
+    """
+    backend, spans = backend or local_backend(config), Spans()
+    with spans("prepare"):
+        inputs = open_mar_inputs(config)
+        check(config, inputs)
+        weights = starting_weights(config, inputs.source)
+        backend.prepare(config.run.folder)
+    folder = RunFolder.open(
+        config.run.folder,
+        config,
+        inputs.fingerprint(config),
+        method="mar",
+        facts=inputs.facts,
+        resume=resume,
+        fresh=fresh,
+    )
+    # Absolute: a worker may have another working directory.
+    folder = RunFolder(folder.path.absolute())
+    config = replace(config, data=replace(config.data, cache_folder=config.data.cache_folder.absolute()))
+    with tracked(config, folder, "mar"):
+        with spans("statistics"):
+            statistics = measured(config, inputs)
+        job = MarJob(config, inputs, statistics, weights, folder, spans.take(), time.time())
+        backend.run_workers(train, job)
+        try:
+            write_report(folder, inputs.target.retrieval, inputs.pictures)
+        except InputError as error:  # a full disk, say: the training is done all the same
+            logger.warning("no report: %s", error)
+    return folder
+
+
+def train(group: Group, fanout: FanOut, job: MarJob) -> None:
+    """Train both stages; every worker of `group` calls this.
+
+    Args:
+        group: the workers.
+        fanout: where blocks of rows run.
+        job: the same on every worker.
+    """
+    config = job.config
+    worker = Worker(group, fanout, job, device_of(config.run.device))
+    path = checkpoint.latest(job.folder.checkpoints)
+    group.barrier()  # all have looked before anybody writes a newer one
+    state = None if path is None else checkpoint.load(path)
+    if group.is_first:
+        job.folder.forget_from(0 if state is None else state["epoch"])
+        if state is not None:
+            logger.info("going on from epoch %d, step %d", state["epoch"] + 1, state["step"])
+    weights = job.weights
+    progress = Progress(before={**job.before, "time/startup_s": time.time() - job.started})
+    if config.pretraining_epochs and (state is None or state["stage"] == "pretraining"):
+        weights = pretrain(worker, progress, state)
+        state = None
+    if config.training.epochs:
+        weights = adapt(worker, weights, progress, state)
+        record_multilabels(worker, weights)
+    write_model(worker, weights, "model.pt")

@@ -1,0 +1,178 @@
+"""MAR stage 2: source and target side by side, around the reference agents (equation 10)."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raid.losses.discriminative import MinedPairs
+from raid.methods.mar_losses import Batch, Followed, StepLosses, mar_loss
+from raid.methods.mar_networks import Networks
+from raid.methods.mar_stage import Figures, Progress, Worker, batches, restore, train_stage
+from raid.methods.mar_start import empty, start_following
+from raid.methods.mar_weights import Weights
+from raid.methods.mining_record import MiningTally
+
+SOURCE, TARGET = 4, 5  # first part of the keys of this stage's random numbers
+Ints = NDArray[np.int64]
+
+
+def adapt(
+    worker: Worker, weights: Weights, progress: Progress, state: dict[str, Any] | None
+) -> Weights:
+    """Train stage 2, from stage 1's `weights` or from a checkpoint's `state`; return what was learned.
+
+    Every worker calls this.
+    """
+    stage = AdaptationStage(worker, weights)
+    if state is None:
+        stage.start()
+    else:
+        restore(stage.networks, progress, state)
+        stage.restore(state["of_stage"])
+    train_stage(worker, stage, progress)
+    return stage.networks.weights(stage.followed.scale)
+
+
+class AdaptationStage:
+    """See `raid.methods.mar_stage.Stage`."""
+
+    name, rate_path = "training", "optimizer.learning_rate"
+
+    def __init__(self, worker: Worker, weights: Weights) -> None:
+        """Start from `weights`; `start` or `restore` comes next."""
+        job, config = worker.job, worker.job.config
+        self.worker, self.config = worker, config
+        self.source, self.target = job.inputs.source, job.inputs.target
+        self.networks = Networks(
+            config.encoder(job.statistics.target),
+            weights,
+            worker.group,
+            worker.device,
+            config.optimizer,
+            train_agents=config.losses.al,
+        )
+        self.augmentations = tuple(
+            config.augment.as_drawn(statistics) for statistics in (job.statistics.source, job.statistics.target)
+        )
+        self.epochs = range(config.pretraining_epochs, config.epochs)
+        chosen = config.training
+        self.num_steps = chosen.steps or len(self.source.labels) // chosen.source
+        self.labels = torch.from_numpy(self.source.labels).to(worker.device)
+        self.views = torch.from_numpy(self.target.train.cameras).to(worker.device)
+        # Looked at by the record alone.
+        self.identities = self.target.train.identities
+        scale = weights.scale if config.multilabel.scale == "auto" else config.multilabel.scale
+        self.followed = empty(self.networks, len(self.views), scale, config)
+        self.tally = MiningTally()
+
+    def start(self) -> None:
+        """Look at all target images once."""
+        self.followed = start_following(
+            self.networks,
+            self.target.train_images,
+            self.target.train.cameras,
+            self.followed,
+            self.config,
+            self.worker.fanout,
+        )
+
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of an epoch."""
+        return self.config.optimizer.rate(epoch - self.epochs.start, len(self.epochs))
+
+    def step(self, epoch: int, step: int) -> dict[str, Tensor]:
+        """Train on one global batch of both sets; return the losses, weighted in `loss` alone."""
+        within = epoch - self.epochs.start
+        with self.networks.encoder.spans("data_wait"):
+            inputs, rows, batch = self._batch(within, step)
+        found, mined_from = StepLosses(), torch.empty(0)
+
+        def loss_of(features: Tensor, agents: Tensor) -> Tensor:
+            nonlocal found, mined_from
+            source, target = self._apart(features)
+            mines = within >= self.config.mining.begin
+            loss, found = mar_loss(source, target, agents, batch, self.followed, self.config, mines=mines)
+            mined_from = target.detach()
+            return loss
+
+        loss = self.networks.step(inputs, loss_of)
+        if found.mined is not None:
+            self._count(found.mined, mined_from, rows)
+        return {"loss": loss, **found.parts, "accuracy": found.accuracy}
+
+    def end_epoch(self, epoch: int, means: Figures) -> tuple[Figures, dict[str, Any] | None]:
+        """Return an epoch's figures and what it mined."""
+        tally, self.tally = self.tally, MiningTally()
+        names = {"accuracy": "source/accuracy"}
+        figures = {names.get(name, f"train/{name}"): value for name, value in means.items()}
+        return figures | tally.figures(), tally.details(epoch)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps; every worker calls this."""
+        followed = self.followed
+        return {
+            "centre": None if followed.centre is None else followed.centre.state_dict(),
+            "table": None if followed.table is None else followed.table.state_dict(),
+            "threshold": followed.threshold,
+            "scale": followed.scale,
+            "tally": self.tally.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned, of any number of workers."""
+        followed = self.followed
+        if followed.centre is not None:
+            followed.centre.load_state_dict(state["centre"])
+        if followed.table is not None:
+            followed.table.load_state_dict(state["table"])
+        followed.threshold, followed.scale = state["threshold"], state["scale"]
+        self.tally = MiningTally.of_state(state["tally"])
+
+    def _batch(self, epoch: int, step: int) -> tuple[Tensor, Ints, Batch]:
+        """Return this worker's images, augmented and mixed, and the rows and labels of the global batch."""
+        chosen, encoder, group = self.config.training, self.networks.encoder, self.worker.group
+        number = epoch * self.num_steps + step
+        parts, rows = [], []
+        for key, images, size, augmentation in (
+            (SOURCE, self.source.images, chosen.source, self.augmentations[0]),
+            (TARGET, self.target.train_images, chosen.target, self.augmentations[1]),
+        ):
+            (of_set,) = batches(self.worker, key, len(images), size, first=number, num_batches=1)
+            mine = of_set[group.slice(size)]
+            parts.append(encoder.augmented(images, mine, size, (key, epoch, step), augmentation))
+            rows.append(of_set)
+        of_source, of_target = (torch.from_numpy(of_set).to(self.worker.device) for of_set in rows)
+        batch = Batch(self.labels[of_source], of_target, self.views[of_target])
+        return self._mixed(*parts), rows[1], batch
+
+    @property
+    def _num_chunks(self) -> int:
+        """Chunks of a batch in which both sets have the same shares: ghost groups, or what a worker holds.
+
+        Batch norm sees both sets in each, as its running statistics do, which the evaluation uses.
+        """
+        if self.config.model.batch_norm == "ghost":
+            return self.config.batch_size // self.config.model.ghost_size
+        return self.worker.group.size
+
+    def _mixed(self, source: Tensor, target: Tensor) -> Tensor:
+        """Put this worker's images of both sets into one batch, chunk by chunk."""
+        num_chunks = self._num_chunks // self.worker.group.size
+        chunks = [images.unflatten(0, (num_chunks, -1)) for images in (source, target)]
+        return torch.cat(chunks, dim=1).flatten(0, 1)
+
+    def _apart(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the features of the global batch apart: source (S, D) and target (T, D), in their orders."""
+        chunks = features.unflatten(0, (self._num_chunks, -1))
+        num_source = self.config.training.source // self._num_chunks
+        return chunks[:, :num_source].flatten(0, 1), chunks[:, num_source:].flatten(0, 1)
+
+    def _count(self, mined: MinedPairs, target: Tensor, rows: Ints) -> None:
+        """Take down what a step mined; the same on every worker."""
+        left, right = target[mined.rows].unbind(dim=1)
+        similarity = (left * right).sum(dim=1).double().cpu().numpy()
+        threshold = mined.threshold if self.followed.table is None else self.followed.threshold
+        self.tally.add(mined, threshold, rows, similarity, self.identities)
