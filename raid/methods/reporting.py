@@ -12,6 +12,8 @@ from raid.errors import InputError
 from raid.evaluate import RetrievalSet, load_record
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import open_inputs
+from raid.methods.mar_config import MarConfig
+from raid.methods.mar_inputs import open_mar_inputs
 from raid.methods.sections import Data
 from raid.report import TrainingSets, write_report
 from raid.run_folder import RunFolder
@@ -62,9 +64,12 @@ def _pictures(folder: RunFolder, recorded: dict[str, Any], overrides: Sequence[s
             if not _shows_lists(folder):
                 return None, None
             return _or_warned(partial(_retrieval, config.data, fingerprint)), None
-        case method:
-            logger.warning("the report is without pictures: images of a run of %s are not opened", method)
-            return None, None
+        case "mar":
+            of_mar = load(MarConfig, folder.config, overrides)
+            if not (_shows_lists(folder) or folder.mining() or folder.multilabels.exists()):
+                return None, None
+            return _or_warned(partial(_of_both_sets, of_mar, fingerprint)) or (None, None)
+    return None, None
 
 
 def _shows_lists(folder: RunFolder) -> bool:
@@ -75,7 +80,7 @@ def _or_warned(opened: Callable[[], T]) -> T | None:
     """Return what is opened; None with a warning where it cannot be."""
     try:
         return opened()
-    except InputError as error:
+    except (InputError, OSError) as error:
         logger.warning("the report is without pictures: %s", error)
         return None
 
@@ -86,3 +91,16 @@ def _retrieval(data: Data, fingerprint: str) -> RetrievalSet | None:
     if inputs.fingerprint != fingerprint:
         raise InputError(f"data.root: {data.root}: not the images that the run was made with")
     return inputs.retrieval
+
+
+def _of_both_sets(config: MarConfig, fingerprint: str) -> Pictures:
+    """Open query, gallery and what MAR trained on, without a cache as well."""
+    inputs = open_mar_inputs(replace(config, data=replace(config.data, cache_limit_gib=0.0)))
+    if inputs.fingerprint(config) != fingerprint:
+        raise InputError(
+            f"data.root, source.root: {config.data.root}, {config.source.root}: not the images (or "
+            "pretraining.checkpoint: not the file) that the run was made with"
+        )
+    target, source = inputs.target, inputs.source
+    sets = TrainingSets(target.train, target.train_images, source.samples, source.images)
+    return target.retrieval, sets

@@ -11,7 +11,7 @@ from raid.report.run import Epoch, Run
 _FIGURES = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "mINP": "mINP"}
 _SOURCE = "source_"  # before the name of a fact of the labelled set
 # Auxiliary sets that include images meant for testing.
-_WITH_TEST = {"all": "all (with its test identities)", "msmt17_all": "MSMT17 (with its test identities)"}
+_WITH_TEST = {name: f"{name} (with its test identities)" for name in ("all", "msmt17_all")}
 
 
 def header(run: Run) -> Html:
@@ -41,7 +41,9 @@ def _mar(config: Mapping[str, Any]) -> str:
     off = [name for name in ("mdl", "cml", "al", "rj") if config.get(f"losses.{name}") is False]
     if off[-2:] == ["al", "rj"]:
         off[-2:] = ["ral"]  # eq. 9: both together
-    return f"{named} without {' and '.join(name.upper() for name in off)}" if off else named
+    if off:
+        named += f" without {' and '.join(name.upper() for name in off)}"
+    return f"{named}, agents permuted (control)" if config.get("multilabel.control") == "permuted" else named
 
 
 def _facts(run: Run) -> dict[str, Any]:

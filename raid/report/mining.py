@@ -56,7 +56,12 @@ def losses(run: Run) -> Iterator[Html]:
     axes = Axes("epoch", "of the source images", (0.0, 1.0), show=percent, ticks=whole_percent)
     accuracy = [Series("classified right by the agents", run.points("source/accuracy"), 2)]
     if not trained:
-        yield note("No epoch of MAR has been recorded yet.")
+        ends = run.config.get("training.epochs") == 0
+        yield note(
+            "This run ends with the pretraining: training.epochs is 0."
+            if ends
+            else "No epoch of MAR has been recorded yet."
+        )
     source_only = [epoch["epoch"] + 1 for epoch in run.pretrained if "eval/mAP" in epoch]
     said = f"Epoch {source_only[-1]} is the source alone, before MAR." if source_only else ""
     charts = [total, *parts, line_chart("Accuracy on the source", accuracy, axes)]
@@ -86,16 +91,12 @@ def mining(run: Run) -> Iterator[Html]:
     """Yield how many pairs were mined, how right they are, the threshold, and what it parts."""
     if not any(key.startswith("mining/") for epoch in run.epochs for key in epoch):
         off = run.config.get("losses.mdl") is False
-        yield note(
-            "Nothing is mined: losses.mdl is off."
-            if off
-            else "No epoch has mined pairs yet; the first epoch of MAR mines none."
-        )
+        yield note("Nothing is mined: losses.mdl is off." if off else f"No pair has been mined.{_begin(run)}")
         return
     yield note(
         f"Of the pairs of a batch's target images, the most similar by their features are parted by their "
-        f"{run.guide}: those above the threshold are mined as positive, the others as hard negative (eq. 3). "
-        "The first epoch of MAR mines none."
+        f"{run.guide}: those above the threshold are mined as positive, the others as hard negative (eq. 3)."
+        f"{_begin(run)}"
     )
     base = run.points("mining/base_rate")
     if not base:
@@ -112,6 +113,16 @@ def mining(run: Run) -> Iterator[Html]:
             *_histograms(run),
         ]
     )
+
+
+def _begin(run: Run) -> str:
+    match run.config.get("mining.begin", 1):
+        case 0:
+            return ""
+        case 1:
+            return " The first epoch of MAR mines none."
+        case epochs:
+            return f" The first {epochs} epochs of MAR mine none."
 
 
 def _counts(run: Run) -> Html:
@@ -135,7 +146,8 @@ def _threshold(run: Run) -> Html:
         Series("threshold, at the end", run.points("mining/threshold"), 0),
         Series("reached by a batch, mean", run.points("mining/reached"), 3),
     ]
-    said = f"Reached: the K-th largest {run.guide} of a batch with K similar pairs; the threshold follows it."
+    said = f"Reached: the K-th largest {run.guide} of a batch with K similar pairs."
+    said += " The threshold follows it." if run.guide == "agreement" else " The threshold is their median."
     return line_chart("Threshold", series, Axes("epoch", run.guide), note=said)
 
 

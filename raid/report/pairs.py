@@ -12,7 +12,7 @@ from raid.report.run import Epoch, Run
 def agents(run: Run) -> Iterator[Html]:
     """Yield sample images with their nearest reference agents, the paper's figure 1."""
     if not run.multilabels:
-        yield note("Not recorded: it is at the end of a run.")
+        yield note("Not recorded: it is at the end of MAR's training.")
         return
     yield note(
         "The soft multilabel (eq. 1) of some target images: the people of the source that they are most "
@@ -79,7 +79,9 @@ def _pair(pair: Epoch, positive: bool, run: Run) -> Html:
         verdict, sign = ("right", "✓ ") if right else ("wrong", "✗ ")
     people = {True: "one person", False: "two persons", None: "people not known"}[pair["same"]]
     pictures = [picture(row, f"{people}, {verdict or 'mined'}", run.target) for row in pair["rows"]]
-    told = [element("small", f"{name} {pair[name]:.2f}") for name in ("similarity", "agreement")]
+    # Where the features are the guide, the score that parts the pairs is the similarity again.
+    names = ("similarity", "agreement") if run.guide == "agreement" else ("similarity",)
+    told = [element("small", f"{name} {pair[name]:.2f}") for name in names]
     return element(
         "li", element("div", *pictures), element("b", f"{sign}{people}"), *told, class_=verdict or None
     )
