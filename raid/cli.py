@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from raid import __version__
 from raid.commands.data import add_data
 from raid.commands.results import add_evaluate, add_report, add_track
-from raid.commands.training import add_config, add_demo, add_icsr, add_plan
+from raid.commands.training import add_config, add_demo, add_methods, add_plan
 from raid.errors import InputError
 
 EXIT_INPUT_ERROR = 2
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"raid {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    add_icsr(commands)
+    add_methods(commands)
     add_plan(commands)
     add_config(commands)
     add_data(commands)

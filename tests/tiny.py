@@ -11,6 +11,7 @@ from PIL import Image
 from raid.config import load
 from raid.data.streams import stream
 from raid.methods.icsr_config import IcsrConfig
+from raid.methods.mar_config import MarConfig
 
 HEIGHT, WIDTH = 32, 16
 PATTERN = r"(?P<split>train|query|gallery)/(?P<identity>\d+)_c(?P<camera>\d+)_"
@@ -26,6 +27,16 @@ def write_images(root: Path, *, num_identities: int = 10, num_cameras: int = 3, 
                 pixels = _pixels(identity, camera, frame)
                 split = "train" if identity % 2 == 0 else ("query" if frame == 0 else "gallery")
                 Image.fromarray(pixels).save(root / split / f"{identity:04d}_c{camera + 1}_{frame}.png")
+    return root
+
+
+def write_source(root: Path, *, num_identities: int = 6, frames: int = 4) -> Path:
+    """Write the images of a labelled set: other people at other cameras."""
+    (root / "train").mkdir(parents=True)
+    for identity in range(100, 100 + num_identities):
+        for frame in range(frames):
+            pixels = _pixels(identity, 50 + frame % 2, frame)
+            Image.fromarray(pixels).save(root / "train" / f"{identity:04d}_c{1 + frame % 2}_{frame}.png")
     return root
 
 
@@ -68,3 +79,40 @@ def config(root: Path, folder: Path, **overrides: Any) -> IcsrConfig:
     }
     given = {name.replace("__", "."): value for name, value in overrides.items()}
     return load(IcsrConfig, overrides={**values, **given})
+
+
+def mar_config(source: Path, target: Path, folder: Path, **overrides: Any) -> MarConfig:
+    """Return the configuration of a run of MAR of seconds; overrides are written `section__field=value`."""
+    values: Mapping[str, Any] = {
+        "data.layout": "folder",
+        "data.pattern": PATTERN,
+        "data.root": str(target),
+        "data.height": HEIGHT,
+        "data.width": WIDTH,
+        "data.cache_folder": str(target / "cache"),
+        "source.layout": "folder",
+        "source.pattern": PATTERN,
+        "source.root": str(source),
+        "model.backbone": "resnet10",
+        "model.weights": "none",
+        "model.ghost_size": 4,
+        "augment.pad": 2,
+        "pretraining.epochs": 1,
+        "pretraining.steps": 3,
+        "pretraining.batch_size": 16,
+        "pretraining.ghost_size": 4,
+        "training.epochs": 2,
+        "training.steps": 3,
+        "training.source": 8,
+        "training.target": 8,
+        "mining.ratio": 0.3,
+        "mining.begin": 0,
+        "optimizer.learning_rate": 1e-3,
+        "losses.lambda2": 1.0,
+        "numerics.dtype": "float64",
+        "run.folder": str(folder),
+        "run.device": "cpu",
+        "track.enabled": False,
+    }
+    given = {name.replace("__", "."): value for name, value in overrides.items()}
+    return load(MarConfig, overrides={**values, **given})

@@ -11,7 +11,7 @@ from raid.errors import InputError
 
 if TYPE_CHECKING:
     from raid.distributed.backend import Backend
-    from raid.methods.icsr_config import IcsrConfig
+    from raid.methods.launch import Launched
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -39,12 +39,12 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def backend_of(name: str, config: "IcsrConfig") -> Iterator["Backend"]:
+def backend_of(name: str, config: "Launched") -> Iterator["Backend"]:
     """Give the backend of `--backend` for a run of `config`, and close it."""
-    from raid.methods import icsr
+    from raid.methods.launch import local_backend
 
     if name == "local":
-        yield icsr.local_backend(config)
+        yield local_backend(config)
         return
     # Read when Ray is imported: lines that look alike, such as those of the epochs, would be left out.
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")

@@ -1,36 +1,43 @@
-"""`raid icsr`, `demo`, `plan` and `config`."""
+"""`raid icsr`, `mar`, `demo`, `plan` and `config`."""
 
 import argparse
 
 from raid.commands.arguments import Commands, add_backend, add_configuration, backend_of, positive
 from raid.errors import InputError
 
-
-def add_icsr(commands: Commands) -> None:
-    """Add `raid icsr`."""
-    parser = commands.add_parser(
-        "icsr",
-        help="train with intra-camera refinement (or its baseline, refine.enabled=false)",
-        description="Train and evaluate as FILE and the overrides say. `raid config icsr` lists every field.",
-    )
-    add_configuration(parser)
-    add_backend(parser)
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--resume", action="store_true", help="go on with the run that run.folder holds")
-    how.add_argument("--fresh", action="store_true", help="start the run in run.folder over")
-    parser.set_defaults(run=_icsr)
+_HELP = {
+    "icsr": "train with intra-camera refinement (or its baseline, refine.enabled=false)",
+    "mar": "train with soft multilabels over the people of a labelled set",
+}
 
 
-def _icsr(options: argparse.Namespace) -> None:
+def add_methods(commands: Commands) -> None:
+    """Add `raid icsr` and `raid mar`."""
+    for method, text in _HELP.items():
+        parser = commands.add_parser(
+            method,
+            help=text,
+            description="Train and evaluate as FILE and the overrides say. "
+            f"`raid config {method}` lists every field.",
+        )
+        add_configuration(parser)
+        add_backend(parser)
+        how = parser.add_mutually_exclusive_group()
+        how.add_argument("--resume", action="store_true", help="go on with the run that run.folder holds")
+        how.add_argument("--fresh", action="store_true", help="start the run in run.folder over")
+        parser.set_defaults(run=_run, method=method)
+
+
+def _run(options: argparse.Namespace) -> None:
     from raid import log
     from raid.config import load
-    from raid.methods import icsr
-    from raid.methods.icsr_config import IcsrConfig
+    from raid.methods import known
+    from raid.methods.launch import summary
 
     log.configure()
-    config = load(IcsrConfig, options.file, options.overrides)
+    config = load(known.config_of(options.method), options.file, options.overrides)
     with backend_of(options.backend, config) as backend:
-        folder = icsr.run(config, backend, resume=options.resume, fresh=options.fresh)
+        folder = known.run(config, backend, resume=options.resume, fresh=options.fresh)
     print(summary(folder))
 
 
@@ -115,17 +122,18 @@ def add_config(commands: Commands) -> None:
         description="Without FILE: every field with its type, default and meaning. With: what FILE and the "
         "overrides resolve to.",
     )
-    parser.add_argument("method", choices=["icsr"])
+    parser.add_argument("method", choices=[*_HELP])
     add_configuration(parser, optional=True)
     parser.set_defaults(run=_config)
 
 
 def _config(options: argparse.Namespace) -> None:
     from raid.config import describe, load, to_yaml
-    from raid.methods.icsr_config import IcsrConfig
+    from raid.methods.known import config_of
 
+    schema = config_of(options.method)
     if options.file is not None:
-        print(to_yaml(load(IcsrConfig, options.file, options.overrides)), end="")
+        print(to_yaml(load(schema, options.file, options.overrides)), end="")
         return
-    for field in describe(IcsrConfig):
+    for field in describe(schema):
         print(f"{field.path}: {field.type} = {field.default}\n    {field.meaning}")

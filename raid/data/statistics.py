@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from raid.data.augment import Triple
+from raid.data.augment import IMAGENET_MEAN, IMAGENET_STD, Triple
 from raid.data.images import Bytes, Images
 from raid.ops.compiled import compiled
 from raid.ops.neighbors import Block, MapBlocks, row_blocks
@@ -21,6 +21,9 @@ class Statistics:
 
     mean: Triple
     std: Triple
+
+
+IMAGENET = Statistics(IMAGENET_MEAN, IMAGENET_STD)
 
 
 def channel_statistics(images: Images, *, block_rows: int = 256, map_blocks: MapBlocks = map) -> Statistics:

@@ -35,7 +35,9 @@ def evaluated(
         record: keep what the report shows.
     """
     found = retrieval.features(
-        lambda images: features_of(encoder, images, fanout, extraction.on).numpy().astype(np.float32, copy=False)
+        lambda images: (
+            features_of(encoder, images, fanout, extraction.on).numpy().astype(np.float32, copy=False)
+        )
     )
 
     def rank() -> Figures:

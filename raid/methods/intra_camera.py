@@ -94,7 +94,9 @@ def train_camera(camera: int, job: CameraJob) -> CameraResult:
     best = CameraResult(np.zeros(len(images), dtype=np.int64), -1.0, 0)
     if len(images) == 1:
         return best
-    encoder = ContrastiveEncoder(config.camera_training, job.weights, Group.solo(), device_of(config.run.device))
+    encoder = ContrastiveEncoder(
+        config.camera_training, job.weights, Group.solo(), device_of(config.run.device)
+    )
     for epoch in range(config.intra.epochs):
         features = encoder.extract(images)
         made = cluster(

@@ -2,9 +2,12 @@
 
 from typing import TypeAlias
 
+from raid.distributed.backend import Backend
 from raid.errors import InputError
+from raid.methods import icsr, mar
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.mar_config import MarConfig
+from raid.run_folder import RunFolder
 
 MethodConfig: TypeAlias = IcsrConfig | MarConfig
 METHODS = ("icsr", "mar")
@@ -22,3 +25,10 @@ def config_of(method: str) -> type[IcsrConfig] | type[MarConfig]:
         case "mar":
             return MarConfig
     raise InputError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+
+
+def run(config: MethodConfig, backend: Backend, *, resume: bool, fresh: bool) -> RunFolder:
+    """Train and evaluate as `config` says, by its method; see there."""
+    if isinstance(config, IcsrConfig):
+        return icsr.run(config, backend, resume=resume, fresh=fresh)
+    return mar.run(config, backend, resume=resume, fresh=fresh)

@@ -33,7 +33,6 @@ from raid.methods.mar_check import check
 from raid.methods.mar_config import MarConfig
 from raid.methods.mar_inputs import measured, open_mar_inputs
 from raid.methods.mar_pretraining import pretrain
-from raid.methods.mar_record import record_multilabels
 from raid.methods.mar_stage import MarJob, Progress, Worker, write_model
 from raid.methods.mar_weights import starting_weights
 from raid.report import write_report
@@ -82,7 +81,7 @@ def run(
         job = MarJob(config, inputs, statistics, weights, folder, spans.take(), time.time())
         backend.run_workers(train, job)
         try:
-            write_report(folder, inputs.target.retrieval, inputs.pictures)
+            write_report(folder, inputs.target.retrieval)
         except InputError as error:  # a full disk, say: the training is done all the same
             logger.warning("no report: %s", error)
     return folder
@@ -112,5 +111,4 @@ def train(group: Group, fanout: FanOut, job: MarJob) -> None:
         state = None
     if config.training.epochs:
         weights = adapt(worker, weights, progress, state)
-        record_multilabels(worker, weights)
     write_model(worker, weights, "model.pt")

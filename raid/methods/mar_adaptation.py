@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raid.losses.discriminative import MinedPairs
-from raid.methods.mar_losses import Batch, Followed, StepLosses, mar_loss
+from raid.methods.mar_losses import Batch, StepLosses, mar_loss
 from raid.methods.mar_networks import Networks
+from raid.methods.mar_record import record_multilabels
 from raid.methods.mar_stage import Figures, Progress, Worker, batches, restore, train_stage
 from raid.methods.mar_start import empty, start_following
 from raid.methods.mar_weights import Weights
@@ -19,9 +20,7 @@ SOURCE, TARGET = 4, 5  # first part of the keys of this stage's random numbers
 Ints = NDArray[np.int64]
 
 
-def adapt(
-    worker: Worker, weights: Weights, progress: Progress, state: dict[str, Any] | None
-) -> Weights:
+def adapt(worker: Worker, weights: Weights, progress: Progress, state: dict[str, Any] | None) -> Weights:
     """Train stage 2, from stage 1's `weights` or from a checkpoint's `state`; return what was learned.
 
     Every worker calls this.
@@ -33,7 +32,9 @@ def adapt(
         restore(stage.networks, progress, state)
         stage.restore(state["of_stage"])
     train_stage(worker, stage, progress)
-    return stage.networks.weights(stage.followed.scale)
+    learned = stage.networks.weights(stage.followed.scale)
+    record_multilabels(worker, stage.networks.encoder, learned)
+    return learned
 
 
 class AdaptationStage:
@@ -55,7 +56,8 @@ class AdaptationStage:
             train_agents=config.losses.al,
         )
         self.augmentations = tuple(
-            config.augment.as_drawn(statistics) for statistics in (job.statistics.source, job.statistics.target)
+            config.augment.as_drawn(statistics)
+            for statistics in (job.statistics.source, job.statistics.target)
         )
         self.epochs = range(config.pretraining_epochs, config.epochs)
         chosen = config.training

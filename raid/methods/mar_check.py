@@ -29,7 +29,9 @@ def check(config: MarConfig, inputs: MarInputs) -> None:
         asked["pretraining.batch_size"] = config.pretraining.batch_size
     for path, number in asked.items():
         if number > sizes[path]:
-            raise InputError(f"{path}: a batch of {number} images, and the set has {sizes[path]}; ask for fewer")
+            raise InputError(
+                f"{path}: a batch of {number} images, and the set has {sizes[path]}; ask for fewer"
+            )
     if config.training.epochs:
         _check_adaptation(config, inputs)
 

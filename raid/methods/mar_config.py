@@ -80,8 +80,9 @@ class Sgd(Schema):
     gamma: Annotated[PositiveFloat, "factor of a drop"] = 0.1
 
     def rate(self, epoch: int, epochs: int) -> float:
-        """Return the learning rate of `epoch` (0-based) of `epochs`."""
-        return self.learning_rate * self.gamma ** sum(epoch >= int(share * epochs) for share in self.drops)
+        """Return the learning rate of `epoch` (0-based) of `epochs`; the first never has a dropped one."""
+        drops = (max(1, int(share * epochs)) for share in self.drops)
+        return self.learning_rate * self.gamma ** sum(epoch >= drop for drop in drops)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +142,8 @@ class Mining(Schema):
 
     guide: Annotated[
         Literal["agreement", "feature"],
-        "agreement of the multilabels; feature: the paper's baseline in our reading, in which the nearer half "
-        "of the similar pairs is positive",
+        "agreement of the multilabels; feature: the paper's baseline in our reading, in which the nearer "
+        "half of the similar pairs is positive",
     ] = "agreement"
     ratio: Annotated[float, Field(gt=0, le=1), "similar pairs among all pairs of a batch (p)"] = 0.005
     momentum: Annotated[Share, "of a batch in the threshold T"] = 0.1

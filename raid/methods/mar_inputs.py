@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass, fields
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from raid.data.images import Images
@@ -106,8 +105,8 @@ def _open_source(config: MarConfig) -> SourceSet:
     labels = relabel(samples.identities)
     if labels.max(initial=-1) < 1:
         raise InputError(
-            f"source.root: {data.root}: MAR compares people with those of the source set, and there are fewer "
-            f"than two whose identity is known (auxiliary={config.auxiliary})"
+            f"source.root: {data.root}: MAR compares people with those of the source set, and there are "
+            f"fewer than two whose identity is known (auxiliary={config.auxiliary})"
         )
     if config.auxiliary.endswith("all"):
         logger.warning(

@@ -60,7 +60,7 @@ class StepLosses:
 
     parts: dict[str, Tensor] = field(default_factory=dict)
     mined: MinedPairs | None = None
-    accuracy: Tensor | None = None
+    accuracy: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def mar_loss(
@@ -122,17 +122,13 @@ def own_orders(rows: Tensor, num_agents: int, seed: int) -> Tensor:
     return torch.from_numpy(np.stack(orders)).to(rows.device)
 
 
-def _mined(
-    target: Tensor, logs: Tensor, batch: Batch, followed: Followed, config: MarConfig
-) -> MinedPairs:
+def _mined(target: Tensor, logs: Tensor, batch: Batch, followed: Followed, config: MarConfig) -> MinedPairs:
     """Mine the pairs of the batch, with the multilabels of the memory, and move the threshold."""
     mining = config.mining
     if mining.guide == "feature":
         return mine_by_feature(target, ratio=mining.ratio, form=mining.form)
     assert followed.table is not None
     remembered = followed.table.visit(batch.rows, logs.detach().exp())
-    mined = mine_by_agreement(
-        target, remembered, followed.threshold, ratio=mining.ratio, form=mining.form
-    )
+    mined = mine_by_agreement(target, remembered, followed.threshold, ratio=mining.ratio, form=mining.form)
     followed.threshold = next_threshold(mined, mining.momentum)
     return mined

@@ -20,9 +20,7 @@ STAGE = 3  # first part of the key of this stage's random numbers; 1 and 2 are I
 FILE = "pretrained.pt"
 
 
-def pretrain(
-    worker: Worker, progress: Progress, state: dict[str, Any] | None
-) -> Weights:
+def pretrain(worker: Worker, progress: Progress, state: dict[str, Any] | None) -> Weights:
     """Train stage 1, from the start or from a checkpoint's `state`; return what stage 2 starts from.
 
     Every worker calls this. The first one writes `pretrained.pt`, which other runs can start from.

@@ -1,4 +1,4 @@
-"""The epochs of a stage of MAR: what pretraining and adaptation have in common, from the batch to the record."""
+"""The epochs of a stage of MAR: what pretraining and adaptation have in common."""
 
 import logging
 from collections.abc import Callable
@@ -180,7 +180,7 @@ def restore(networks: Networks, progress: Progress, state: dict[str, Any]) -> No
 
 
 def write_model(worker: Worker, weights: Weights, path: str) -> None:
-    """Write the networks to a file of the run folder, whole, with all that their use needs; the first worker."""
+    """Write the networks, and all that their use needs, to a file of the run folder."""
     job = worker.job
     if worker.group.is_first:
         content = {

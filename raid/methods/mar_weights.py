@@ -61,7 +61,7 @@ def starting_weights(config: MarConfig, source: SourceSet) -> Weights:
 
 
 def random_agents(num_people: int, num_features: int, seed: int) -> Tensor:
-    """Return the classifier that stage 1 starts from, (P, D) float32, of the range of torch's linear layers."""
+    """Return the classifier that stage 1 starts from, (P, D) float32, drawn as torch's linear layers are."""
     bound = 1 / math.sqrt(num_features)
     drawn = stream(seed, AGENTS).uniform(-bound, bound, (num_people, num_features))
     return torch.from_numpy(drawn).float()

@@ -1,4 +1,4 @@
-"""What an epoch of MAR mined: figures, and what the report shows of it. Identities are looked at here alone."""
+"""What an epoch of MAR mined: figures, and what a report shows. Here alone identities are looked at."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,9 +34,7 @@ class MiningTally:
     reached: float = 0.0
     counts: Ints = field(default_factory=lambda: np.zeros((2, 3), np.int64))
     histogram: Ints = field(default_factory=lambda: np.zeros((3, NUM_BINS), np.int64))
-    shown: dict[str, list[dict[str, Any]]] = field(
-        default_factory=lambda: {"positives": [], "negatives": []}
-    )
+    shown: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"positives": [], "negatives": []})
 
     def add(
         self,

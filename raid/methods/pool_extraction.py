@@ -28,9 +28,7 @@ class PoolExtraction:
     images: Images
 
 
-def features_of(
-    encoder: Encoder, images: Images, fanout: FanOut, on: Literal["workers", "pool"]
-) -> Tensor:
+def features_of(encoder: Encoder, images: Images, fanout: FanOut, on: Literal["workers", "pool"]) -> Tensor:
     """Return the features of `images` on every worker, from the workers or from the pool: (N, D)."""
     if on == "workers":
         return encoder.extract(images)

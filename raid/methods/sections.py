@@ -128,7 +128,12 @@ class Model(Schema):
 
 
 def sharing_problems(
-    batch: int, model: Model, workers: int, *, of_sets: tuple[int, ...] = (), ghost_path: str = "model.ghost_size"
+    batch: int,
+    model: Model,
+    workers: int,
+    *,
+    of_sets: tuple[int, ...] = (),
+    ghost_path: str = "model.ghost_size",
 ) -> Iterator[tuple[str, str]]:
     """Yield (path, message) of batches that ghost groups or workers cannot share evenly.
 

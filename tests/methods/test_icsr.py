@@ -240,7 +240,10 @@ def test_learning_rate_falls_by_epochs_and_the_optimizer_goes_on(root, tmp_path,
 
 def test_trained_model_can_be_started_from(done, root, tmp_path):
     config = tiny.config(root, tmp_path, model__weights=str(done.model))
-    ours, theirs = starting_weights(config.training.encoder), torch.load(done.model, weights_only=True)["model"]
+    ours, theirs = (
+        starting_weights(config.training.encoder),
+        torch.load(done.model, weights_only=True)["model"],
+    )
     assert all(torch.equal(ours[key].double(), theirs[key].float().double()) for key in theirs)
 
 
