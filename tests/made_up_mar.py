@@ -1,14 +1,14 @@
 """Runs of MAR whose records are made up, to be reported."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tiny
 from made_up import record_of
 
-from raid.config import Schema
 from raid.evaluate import RetrievalSet, save_record
+from raid.methods.mar_config import MarConfig
 from raid.report import TrainingSets
 from raid.run_folder import RunFolder
 
@@ -17,31 +17,19 @@ SECTIONS = [
     "configuration",
 ]  # fmt: skip
 FACTS = {"set": "Made-up", "protocol": "standard", "source_set": "Elsewhere", "source_version": "V1"}
-PRETRAINING, EPOCHS, STEPS = 2, 4, 5
+PRETRAINING, EPOCHS, STEPS = 2, 6, 5
 LOSSES = ("mdl", "cml", "al", "rj")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config(Schema):
-    """Of MAR's configuration what a report looks at."""
-
-    seed: int = 1
-    data: dict[str, Any] = field(default_factory=lambda: {"root": "/target"})
-    source: dict[str, Any] = field(default_factory=lambda: {"root": "/source"})
-    auxiliary: str = "train"
-    model: dict[str, Any] = field(default_factory=lambda: {"backbone": "resnet50"})
-    pretraining: dict[str, Any] = field(
-        default_factory=lambda: {"epochs": PRETRAINING, "checkpoint": None, "learning_rate": 0.01}
-    )
-    training: dict[str, Any] = field(default_factory=lambda: {"epochs": EPOCHS})
-    mining: dict[str, Any] = field(default_factory=lambda: {"guide": "agreement", "ratio": 0.005})
-    losses: dict[str, Any] = field(default_factory=lambda: made_losses())
-
-
-def made_losses(*off: str) -> dict[str, Any]:
-    """The section of the losses, some of them switched off."""
-    switches = {name: name not in off for name in LOSSES}
-    return {**switches, "lambda1": 2e-4, "lambda2": 50.0, "beta": 0.2, "margin": 1.0}
+def config(source: Path, target: Path, folder: Path, **overrides: Any) -> MarConfig:
+    """The configuration of the run that is made up; overrides are written `section__field=value`."""
+    own = {
+        "pretraining__epochs": PRETRAINING,
+        "training__epochs": EPOCHS - PRETRAINING,
+        "mining__begin": 1,
+        "losses__lambda2": 50.0,
+    }
+    return tiny.mar_config(source, target, folder, **{**own, **overrides})
 
 
 def figures(
@@ -144,28 +132,24 @@ def multilabels(sets: TrainingSets, num_samples: int = 4, num_agents: int = 6) -
 
 
 def recorded(
-    path: Path,
+    config: MarConfig,
     sets: TrainingSets,
     epochs: list[dict[str, Any]],
     *,
-    config: Config | None = None,
+    fingerprint: str = "images",
     retrieval: RetrievalSet | None = None,
     identities: bool = True,
 ) -> RunFolder:
     """A finished run of these epochs, with an evaluation where a set to evaluate is given."""
-    folder = RunFolder.open(
-        path, config or Config(), "images", method="mar", facts=FACTS, resume=False, fresh=False
-    )
+    path = config.run.folder
+    folder = RunFolder.open(path, config, fingerprint, method="mar", facts=FACTS, resume=False, fresh=False)
     for epoch in epochs:
         mean = epoch["pretraining/loss"] if "pretraining/loss" in epoch else epoch["train/loss"]
-        mined = "mining/positives" in epoch
-        folder.record_epoch(
-            epoch,
-            (mean + np.linspace(-0.5, 0.5, STEPS)).tolist(),
-            mining(epoch["epoch"], sets, identities=identities) if mined else None,
-        )
+        mined = mining(epoch["epoch"], sets, identities=identities) if "mining/positives" in epoch else None
+        folder.record_epoch(epoch, (mean + np.linspace(-0.5, 0.5, STEPS)).tolist(), mined)
     if retrieval is not None:
         save_record(folder.evaluation, record_of(retrieval))
-    save_record(folder.multilabels, multilabels(sets))
+    if any("train/loss" in epoch for epoch in epochs):
+        save_record(folder.multilabels, multilabels(sets))
     folder.model.write_text("a model")
     return folder
