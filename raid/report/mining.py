@@ -16,7 +16,7 @@ from raid.report.charts import (
     whole_percent,
 )
 from raid.report.markup import Html
-from raid.report.panels import grid, note
+from raid.report.panels import folded, grid, note
 from raid.report.run import Epoch, Run
 from raid.report.training import diverged, fit_panels, loss_chart
 
@@ -26,7 +26,7 @@ _LOSSES = {
     "al": "Agent loss (AL, eq. 7)",
     "rj": "Joint embedding loss (RJ, eq. 8)",
 }
-_SHARE = Axes("epoch", "share of 1", (0.0, 1.0), show=percent, ticks=whole_percent)
+_SHARE = Axes("epoch", "of the pairs", (0.0, 1.0), show=percent, ticks=whole_percent)
 
 
 def pretraining(run: Run) -> Iterator[Html]:
@@ -101,8 +101,8 @@ def mining(run: Run) -> Iterator[Html]:
     base = run.points("mining/base_rate")
     if not base:
         yield note("The target's training images have no identities, so the pairs cannot be scored.")
-    for epoch in run.epochs:
-        yield from (note(f"Epoch {epoch['epoch'] + 1}: {line}.") for line in mining_remarks(epoch))
+    remarks = [(epoch["epoch"] + 1, line) for epoch in run.epochs for line in mining_remarks(epoch)]
+    yield folded([note(f"Epoch {epoch}: {line}.") for epoch, line in remarks], "remarks")
     others = [(epoch, 1 - share) for epoch, share in base]
     yield grid(
         [
@@ -175,12 +175,12 @@ def _histogram(run: Run, line: Epoch, threshold: float | None) -> Html:
     ]
     axes = Axes(
         run.guide,
-        "similar pairs",
+        "pairs",
         show=number,
         show_x=lambda x: f"{x - width / 2:.2f} to {x + width / 2:.2f}",
     )
     return stacked_bars(
-        f"{run.guide.capitalize()} of the similar pairs, epoch {line['epoch'] + 1}",
+        f"Similar pairs of epoch {line['epoch'] + 1}",
         stacks,
         axes,
         width=width,

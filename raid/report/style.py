@@ -74,7 +74,7 @@ nav a{padding:.2rem 0}
  font-size:.875rem;color:var(--muted)}
 .facts li{overflow-wrap:anywhere}
 .facts b{color:var(--text);font-weight:600}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(6rem,1fr));gap:.5rem;margin:.75rem 0;
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.5rem;margin:.75rem 0;
  padding:0;list-style:none;max-width:46rem}
 .cards li,figure,.box,.alarm{background:var(--card);border:1px solid var(--line);border-radius:.5rem}
 .cards li{padding:.5rem .75rem}

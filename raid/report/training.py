@@ -3,11 +3,10 @@
 from collections.abc import Container, Iterator, Sequence
 
 from raid.report.charts import Axes, Point, Series, line_chart, percent, thinned, whole_percent
-from raid.report.markup import Html, element, join
-from raid.report.panels import alarm, grid, note
+from raid.report.markup import Html
+from raid.report.panels import alarm, folded, grid, note
 from raid.report.run import Run
 
-_SHOWN_ALARMS = 5
 _RANKS = (1, 5, 10, 20, 50)
 
 
@@ -17,10 +16,7 @@ def alarms(run: Run) -> Iterator[Html]:
     if not found:
         yield note("None: no epoch shows a sign of collapse.")
     boxes = [alarm(f"Epoch {epoch}: {line}.") for epoch, line in found]
-    yield join(boxes[:_SHOWN_ALARMS])
-    if boxes[_SHOWN_ALARMS:]:
-        more = element("summary", f"{len(boxes) - _SHOWN_ALARMS} more alarms")
-        yield element("details", more, *boxes[_SHOWN_ALARMS:])
+    yield folded(boxes, "alarms")
 
 
 def fit(run: Run) -> Iterator[Html]:

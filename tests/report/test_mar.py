@@ -18,7 +18,7 @@ PARTS = {
     "AL": "Agent loss (AL, eq. 7)",
     "RJ": "Joint embedding loss (RJ, eq. 8)",
 }
-HISTOGRAM = "Agreement of the similar pairs, epoch {}"
+HISTOGRAM = "Similar pairs of epoch {}"
 
 
 def test_all_sections_are_there_and_the_contents_lead_to_them(mar_shown):

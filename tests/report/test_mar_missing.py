@@ -72,10 +72,10 @@ def test_pairs_of_nobody_known_are_neither_right_nor_wrong(made, sets):
     assert "have no identities, so the pairs cannot be scored" in section.text
     of = page.charts(section)
     assert set(of) == {
-        "Pairs mined", "Threshold", "Agreement of the similar pairs, epoch 4",
-        "Agreement of the similar pairs, epoch 6",
+        "Pairs mined", "Threshold", "Similar pairs of epoch 4",
+        "Similar pairs of epoch 6",
     }  # fmt: skip
-    assert of["Agreement of the similar pairs, epoch 6"].legend == {"not known": "700"}
+    assert of["Similar pairs of epoch 6"].legend == {"not known": "700"}
     items = [item for shown in page.section(tree, "pairs").all("ul", "pairs") for item in shown.all("li")]
     assert len(items) == 12
     for item in items:
@@ -87,7 +87,7 @@ def test_the_feature_guided_run_speaks_of_similarity(made):
     tree = written(made(all_epochs(), mining__guide="feature"))
     section = page.section(tree, "mining")
     assert "parted by their feature similarity" in section.text
-    assert "Feature similarity of the similar pairs, epoch 6" in page.charts(section)
+    assert "Similar pairs of epoch 6" in page.charts(section)
     told = page.section(tree, "pairs").all("li")[0].all("small")
     assert [node.text.split()[0] for node in told] == ["similarity"]
 
@@ -141,9 +141,7 @@ def test_when_mining_begins(made, begin, said):
 
 def test_one_epoch_that_mined_has_one_histogram(made):
     of = page.charts(page.section(written(made(all_epochs()[:4])), "mining"))
-    assert [title for title in of if "similar pairs, epoch" in title] == [
-        "Agreement of the similar pairs, epoch 4"
-    ]
+    assert [title for title in of if "Similar pairs of" in title] == ["Similar pairs of epoch 4"]
 
 
 def test_without_the_images_their_numbers_stand_for_them(mar_run, both, sets):
@@ -182,13 +180,22 @@ def test_alarms_and_remarks_are_those_of_the_health(made, mar_shown):
     assert f"Epoch 6: {remark}." in [node.text for node in page.section(tree, "mining").all("p")]
 
 
+def test_many_remarks_do_not_bury_the_charts(made):
+    epochs = [figures(epoch) for epoch in range(11)]
+    for epoch in epochs[3:]:
+        epoch["mining/positive_precision"] = 0.1
+    section = page.section(written(made(epochs)), "mining")
+    assert section.text.count("the guide finds no positives") == 8
+    assert section.one("details").one("summary").text == "3 more remarks"
+
+
 def test_a_diverged_run_is_drawn(made):
     epochs = all_epochs()[:4]
     nothing = {"train/mdl": np.nan, "mining/threshold": np.nan, "mining/reached": np.inf}
     tree = written(made([*epochs, figures(4) | nothing | {"train/loss": np.nan}]))
     assert "5 of 25 steps have a loss that is not finite" in page.section(tree, "losses").text
     assert "the mean loss (train/loss) is nan" in page.section(tree, "alarms").text
-    title = "Agreement of the similar pairs, epoch 5"
+    title = "Similar pairs of epoch 5"
     assert page.charts(tree)[title].legend == {"one person": "300", "two persons": "400"}
     drawn = [
         value for node in tree.walk() for name, value in node.attributes.items() if name in ("d", "x", "y")
