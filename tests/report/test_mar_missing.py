@@ -104,7 +104,10 @@ def test_a_run_that_ends_with_the_pretraining(made):
 
 def test_a_run_that_starts_from_a_checkpoint(made, tmp_path):
     epochs = [figures(epoch, pretraining=0) for epoch in range(2)]
-    tree = written(made(epochs, pretraining__checkpoint=str(tmp_path / "pretrained.pt"), training__epochs=2))
+    folder = made(epochs, pretraining__checkpoint=str(tmp_path / "pretrained.pt"), training__epochs=3)
+    folder.model.unlink()
+    tree = written(folder)
+    assert "epochs 2 of 3" in [li.text for li in tree.one("header").one("ul", "facts").all("li")]
     assert f"started from {tmp_path / 'pretrained.pt'}" in page.section(tree, "pretraining").text
     assert "Source only" not in tree.one("header").text
     assert page.charts(tree)["Total loss"].drawn["mean of an epoch"][0][0] == 3.0
