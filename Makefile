@@ -1,14 +1,17 @@
 # `make demo` and `make test` install what they need into .venv first.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+METHOD ?= icsr
+SEEDS ?= 1
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo demo-seeds test test-cluster check bench bench-large format clean
+.PHONY: help install demo test test-cluster check bench bench-large format clean
 
 help:
 	@echo "make demo        train the baseline and ICSR on rendered people and compare them (about 6 minutes)"
-	@echo "make demo-seeds  the same with three seeds: mean, deviation, paired differences"
+	@echo "make demo METHOD=mar   the same of MAR, with a labelled set of other people at other cameras"
+	@echo "make demo SEEDS=3      with three seeds: mean, deviation, paired differences"
 	@echo "make test        run the tests"
 	@echo "make test-cluster  run the tests that start a cluster or a server of their own"
 	@echo "make check       ruff (format and lint), mypy --strict, import-linter"
@@ -27,10 +30,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/raid demo jobs/icsr_demo.yaml
-
-demo-seeds: $(INSTALLED)
-	$(BIN)/raid demo jobs/icsr_demo.yaml --seeds 3
+	$(BIN)/raid demo $(METHOD) jobs/$(METHOD)_demo.yaml --seeds $(SEEDS)
 
 test: $(INSTALLED)
 	$(BIN)/pytest

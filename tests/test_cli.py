@@ -14,7 +14,7 @@ from raid.config import describe, load
 from raid.data.render import Settings
 from raid.data.samples import Samples
 from raid.errors import InputError
-from raid.methods import demo, icsr
+from raid.methods import demo_icsr, icsr
 from raid.methods.icsr_config import IcsrConfig
 from raid.run_folder import RunFolder
 
@@ -101,8 +101,8 @@ def test_help_of_synth_tells_the_defaults_that_the_settings_have():
         (["data", "synth", "a", "--fresh", "seed=1"], "unrecognized arguments"),
         (["data", "synth", "a", "--seed=x"], "argument --seed: invalid int value"),
         (["evaluate"], r"required: CHECKPOINT\n"),
-        (["demo", "f.yaml", "--seeds=0"], "argument --seeds: '0' is not a whole number from 1"),
-        (["demo", "f.yaml", "--seeds=two"], "argument --seeds: 'two' is not a whole number from 1"),
+        (["demo", "icsr", "f.yaml", "--seeds=0"], "argument --seeds: '0' is not a whole number from 1"),
+        (["demo", "icsr", "f.yaml", "--seeds=two"], "argument --seeds: 'two' is not a whole number from 1"),
     ],
 )
 def test_what_cannot_be_parsed_ends_with_usage_and_status_2(capsys, arguments, message):
@@ -162,12 +162,12 @@ def test_resume_and_fresh_are_said_or_not(called, file, options, resume, fresh):
 def test_demo_gets_its_seeds(monkeypatch, capsys, file):
     calls = []
     monkeypatch.setattr(
-        demo,
+        demo_icsr,
         "compare",
         lambda config, backend, num_seeds: calls.append((config.seed, num_seeds)) or "the table",
     )
-    assert main(["demo", str(file), "--backend", "local"]) == 0
-    assert main(["demo", str(file), "--backend", "local", "--seeds", "3", "seed=5"]) == 0
+    assert main(["demo", "icsr", str(file), "--backend", "local"]) == 0
+    assert main(["demo", "icsr", str(file), "--backend", "local", "--seeds", "3", "seed=5"]) == 0
     assert calls == [(3, 1), (5, 3)]
     assert capsys.readouterr().out == "the table\nthe table\n"
 

@@ -44,8 +44,9 @@ def _run(options: argparse.Namespace) -> None:
 def add_demo(commands: Commands) -> None:
     """Add `raid demo`."""
     parser = commands.add_parser(
-        "demo", help="train the baseline and ICSR on rendered people and compare them (about 6 minutes)"
+        "demo", help="train a method and what it is compared with on rendered people (some minutes)"
     )
+    parser.add_argument("method", choices=[*_HELP])
     add_configuration(parser)
     add_backend(parser)
     parser.add_argument(
@@ -57,13 +58,12 @@ def add_demo(commands: Commands) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from raid import log
     from raid.config import load
-    from raid.methods import demo
-    from raid.methods.icsr_config import IcsrConfig
+    from raid.methods import known
 
     log.configure()
-    config = load(IcsrConfig, options.file, options.overrides)
+    config = load(known.config_of(options.method), options.file, options.overrides)
     with backend_of(options.backend, config) as backend:
-        print(demo.compare(config, backend, num_seeds=options.seeds))
+        print(known.compare(config, backend, num_seeds=options.seeds))
 
 
 def add_plan(commands: Commands) -> None:

@@ -4,7 +4,7 @@ from typing import TypeAlias
 
 from raid.distributed.backend import Backend
 from raid.errors import InputError
-from raid.methods import icsr, mar
+from raid.methods import demo_icsr, demo_mar, icsr, mar
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.mar_config import MarConfig
 from raid.run_folder import RunFolder
@@ -32,3 +32,10 @@ def run(config: MethodConfig, backend: Backend, *, resume: bool, fresh: bool) ->
     if isinstance(config, IcsrConfig):
         return icsr.run(config, backend, resume=resume, fresh=fresh)
     return mar.run(config, backend, resume=resume, fresh=fresh)
+
+
+def compare(config: MethodConfig, backend: Backend, *, num_seeds: int) -> str:
+    """Return the demonstration of a method as text; see there."""
+    if isinstance(config, IcsrConfig):
+        return demo_icsr.compare(config, backend, num_seeds=num_seeds)
+    return demo_mar.compare(config, backend, num_seeds=num_seeds)

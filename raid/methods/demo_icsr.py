@@ -1,0 +1,77 @@
+"""The demonstration of ICSR: a colour histogram, the untrained network, the baseline and ICSR, side by side.
+
+Baseline and ICSR have the same images, starting weights and steps of stage 2; ICSR alone has stage 1 and
+the refinement.
+"""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from raid.data import render
+from raid.distributed.backend import Backend
+from raid.distributed.group import Group
+from raid.evaluate import RetrievalSet
+from raid.methods import icsr
+from raid.methods.demo import Figures, histogram_figures, table
+from raid.methods.encoder import Encoder, device_of, starting_weights
+from raid.methods.icsr_config import IcsrConfig
+from raid.methods.inputs import open_inputs
+
+logger = logging.getLogger(__name__)
+
+# Small enough for two CPU cores; cameras are milder than the default's, so that minutes of training from
+# random weights can overcome them. Seeds of a comparison are those of the training.
+PEOPLE = render.Settings(
+    num_identities=100,
+    num_cameras=4,
+    height=64,
+    width=32,
+    min_frames=3,
+    max_frames=5,
+    camera_strength=0.5,
+)
+
+
+def compare(config: IcsrConfig, backend: Backend, *, num_seeds: int) -> str:
+    """Render the set if it is not there, train the baseline and ICSR, and return the comparison as text.
+
+    Args:
+        config: of the ICSR run; the runs go below its `run.folder`.
+        backend: where they run, one after the other.
+        num_seeds: train with so many seeds, the first being that of `config`.
+    """
+    assert config.data.root is not None  # Data.problems
+    render.write_market1501(config.data.root, PEOPLE)
+    inputs = open_inputs(config.data, multi_query=config.evaluate.multi_query)
+    assert inputs.retrieval is not None
+    logger.info(
+        "%d training images, %d queries, %d gallery images",
+        len(inputs.train), len(inputs.retrieval.query), len(inputs.retrieval.gallery),
+    )  # fmt: skip
+    seeds = range(config.seed, config.seed + num_seeds)
+    rows: dict[str, list[Figures]] = {
+        "colour histogram": [histogram_figures(inputs.retrieval, config.evaluate)] * num_seeds
+    }
+    for seed in seeds:
+        seeded = replace(config, seed=seed)
+        rows.setdefault("untrained network", []).append(_untrained(inputs.retrieval, seeded))
+        baseline = replace(seeded, refine=replace(seeded.refine, enabled=False))
+        rows.setdefault("baseline", []).append(_trained(baseline, backend, f"baseline_seed{seed}"))
+        rows.setdefault("ICSR", []).append(_trained(seeded, backend, f"icsr_seed{seed}"))
+    return table(rows, seeds, [("baseline", "untrained network"), ("ICSR", "baseline")])
+
+
+def _untrained(retrieval: RetrievalSet, config: IcsrConfig) -> Figures:
+    settings = config.training.encoder
+    weights = starting_weights(settings)
+    encoder = Encoder(settings, weights, Group.solo(), device_of(config.run.device))
+    found = retrieval.features(lambda images: encoder.extract(images).numpy().astype(np.float32, copy=False))
+    return retrieval.figures(found, config.evaluate)
+
+
+def _trained(config: IcsrConfig, backend: Backend, name: str) -> Figures:
+    logger.info("== %s", name)
+    run = replace(config.run, folder=config.run.folder / name)
+    return icsr.run(replace(config, run=run), backend, fresh=True).metrics()[-1]
