@@ -9,7 +9,7 @@ from raid.evaluate import RetrievalSet, camera_record, final_record, save_record
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs
 from raid.protocols import Options
-from raid.report import write_report
+from raid.report import TrainingSets, write_report
 from raid.run_folder import RunFolder
 
 SECTIONS = ["alarms", "labels", "clusters", "fit", "cameras", "lists", "times", "figures", "configuration"]
@@ -73,8 +73,7 @@ def features(count: int, seed: int) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def record_of(inputs: Inputs) -> dict[str, Any]:
-    retrieval = inputs.retrieval
+def record_of(retrieval: RetrievalSet) -> dict[str, Any]:
     sides = features(len(retrieval.query), 1), features(len(retrieval.gallery), 2)
     record = final_record(retrieval, *sides, Options())
     return record | camera_record(sides[1], retrieval.gallery)
@@ -90,12 +89,14 @@ def recorded(config: IcsrConfig, inputs: Inputs, epochs: list[dict[str, Any]]) -
         losses = epoch["train/loss"] + np.linspace(-0.5, 0.5, STEPS)
         folder.record_epoch(epoch, losses.tolist())
     if any("eval/mAP" in epoch for epoch in epochs):
-        save_record(folder.evaluation, record_of(inputs))
+        save_record(folder.evaluation, record_of(inputs.retrieval))
     folder.model.write_text("a model")
     return folder
 
 
-def written(folder: RunFolder, retrieval: RetrievalSet | None = None) -> page.Node:
-    path = write_report(folder, retrieval)
+def written(
+    folder: RunFolder, retrieval: RetrievalSet | None = None, training: TrainingSets | None = None
+) -> page.Node:
+    path = write_report(folder, retrieval, training)
     assert path == folder.report
     return page.read(path)

@@ -1,11 +1,17 @@
 """Reads a report as a browser would: a tree of elements, and charts back into numbers."""
 
+import base64
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}
 
@@ -159,3 +165,20 @@ def _measured(pixel: float, ticks: list[tuple[float, float]], logarithmic: bool)
     if logarithmic:
         return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
     return low + share * (high - low)
+
+
+def pixels(images: Any, count: int) -> np.ndarray:
+    """All images of a set, (count, H, W, 3), to find shown ones among them."""
+    return images.gather(np.arange(count)).numpy().transpose(0, 2, 3, 1).astype(float)
+
+
+def closest(item: Node, images: np.ndarray) -> int:
+    """The row of the image that an item shows."""
+    return int(np.argmin(np.abs(images - pixels_of(item)).mean(axis=(1, 2, 3))))
+
+
+def pixels_of(item: Node) -> np.ndarray:
+    """The picture that an item shows, (H, W, 3)."""
+    kind, data = item.one("img").attributes["src"].split(",")
+    assert kind == "data:image/jpeg;base64"
+    return np.asarray(Image.open(BytesIO(base64.b64decode(data))), float)

@@ -1,19 +1,29 @@
 """The report of a run that is there already, written anew."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from raid.config import load
 from raid.errors import InputError
 from raid.evaluate import RetrievalSet, load_record
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import open_inputs
-from raid.report import write_report
+from raid.methods.mar_config import MarConfig
+from raid.methods.mar_inputs import open_mar_inputs
+from raid.methods.sections import Data
+from raid.report import TrainingSets, write_report
 from raid.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Pictures = tuple[RetrievalSet | None, TrainingSets | None]
+
+# Sections that may be overridden, for images that have moved.
+_IMAGES = {"icsr": ("data",), "mar": ("data", "source")}
 
 
 def rewrite_report(path: Path, overrides: Sequence[str] = ()) -> Path:
@@ -28,26 +38,69 @@ def rewrite_report(path: Path, overrides: Sequence[str] = ()) -> Path:
 
     Raises:
         InputError: there is no such folder, it holds no run, no epoch of it has been recorded, or an
-            override is not of section `data`.
+            override is not of the sections that say where the images are.
     """
-    for text in overrides:
-        if not text.startswith("data."):
-            raise InputError(f"{text}: a report takes fields of section data alone; the rest is done")
     folder = RunFolder(path)
     recorded = folder.recorded()
-    config = load(IcsrConfig, folder.config, overrides)
-    retrieval = None
-    if folder.evaluation.exists() and "shown_rows" in load_record(folder.evaluation):
-        try:
-            retrieval = _retrieval(config, recorded["data"])
-        except InputError as error:
-            logger.warning("the report is without pictures: %s", error)
-    return write_report(folder, retrieval)
+    sections = _IMAGES.get(recorded["method"], ())
+    for text in overrides:
+        if not text.startswith(tuple(f"{name}." for name in sections)):
+            raise InputError(
+                f"{text}: a report takes fields of section {' and '.join(sections)} alone; the rest is done"
+            )
+    return write_report(folder, *_pictures(folder, recorded, overrides))
 
 
-def _retrieval(config: IcsrConfig, fingerprint: str) -> RetrievalSet | None:
+def _pictures(folder: RunFolder, recorded: dict[str, Any], overrides: Sequence[str]) -> Pictures:
+    """Load the configuration that a method's run was made with, and open the images that its page shows.
+
+    Raises:
+        InputError: the configuration is not one of the method's.
+    """
+    fingerprint = recorded["data"]
+    match recorded["method"]:
+        case "icsr":
+            config = load(IcsrConfig, folder.config, overrides)
+            if not _shows_lists(folder):
+                return None, None
+            return _or_warned(partial(_retrieval, config.data, fingerprint)), None
+        case "mar":
+            of_mar = load(MarConfig, folder.config, overrides)
+            if not (_shows_lists(folder) or folder.mining() or folder.multilabels.exists()):
+                return None, None
+            return _or_warned(partial(_of_both_sets, of_mar, fingerprint)) or (None, None)
+    return None, None
+
+
+def _shows_lists(folder: RunFolder) -> bool:
+    return folder.evaluation.exists() and "shown_rows" in load_record(folder.evaluation)
+
+
+def _or_warned(opened: Callable[[], T]) -> T | None:
+    """Return what is opened; None with a warning where it cannot be."""
+    try:
+        return opened()
+    except (InputError, OSError) as error:
+        logger.warning("the report is without pictures: %s", error)
+        return None
+
+
+def _retrieval(data: Data, fingerprint: str) -> RetrievalSet | None:
     """Open query and gallery; only the few images that are shown are decoded, and no cache is left."""
-    inputs = open_inputs(replace(config.data, cache_limit_gib=0.0))
+    inputs = open_inputs(replace(data, cache_limit_gib=0.0))
     if inputs.fingerprint != fingerprint:
-        raise InputError(f"data.root: {config.data.root}: not the images that the run was made with")
+        raise InputError(f"data.root: {data.root}: not the images that the run was made with")
     return inputs.retrieval
+
+
+def _of_both_sets(config: MarConfig, fingerprint: str) -> Pictures:
+    """Open query, gallery and what MAR trained on, without a cache as well."""
+    inputs = open_mar_inputs(replace(config, data=replace(config.data, cache_limit_gib=0.0)))
+    if inputs.fingerprint(config) != fingerprint:
+        raise InputError(
+            f"data.root, source.root: {config.data.root}, {config.source.root}: not the images (or "
+            "pretraining.checkpoint: not the file) that the run was made with"
+        )
+    target, source = inputs.target, inputs.source
+    sets = TrainingSets(target.train, target.train_images, source.samples, source.images)
+    return target.retrieval, sets

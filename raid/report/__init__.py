@@ -6,31 +6,48 @@ from pathlib import Path
 from raid.errors import InputError
 from raid.evaluate import RetrievalSet
 from raid.files import atomic_path
-from raid.report import outcome, records, training
-from raid.report.charts import percent
-from raid.report.markup import Html, element, join
-from raid.report.panels import seconds_text
-from raid.report.run import Epoch, Run
+from raid.report import clusters, mining, outcome, pairs, records, training
+from raid.report.header import header, title
+from raid.report.markup import Html, element
+from raid.report.pictures import TrainingSets
+from raid.report.run import Run
 from raid.report.style import style
 from raid.run_folder import RunFolder
 
+__all__ = ["TrainingSets", "write_report"]
+
 # Whatever a browser makes of the page, it loads nothing but what the page holds.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_FIGURES = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "mINP": "mINP"}
-_SECTIONS: tuple[tuple[str, str, Callable[[Run], Iterator[Html]]], ...] = (
-    ("alarms", "Alarms", training.alarms),
-    ("labels", "Labels", training.labels),
-    ("clusters", "Clusters", training.clusters),
-    ("fit", "Loss and retrieval", training.fit),
+_Section = tuple[str, str, Callable[[Run], Iterator[Html]]]
+_ALARMS: _Section = ("alarms", "Alarms", training.alarms)
+_OUTCOME: tuple[_Section, ...] = (
     ("cameras", "Cameras", outcome.cameras),
     ("lists", "Ranked lists", outcome.lists),
     ("times", "Time", records.times),
     ("figures", "All figures", records.figures),
     ("configuration", "Configuration", records.configuration),
 )
+_ICSR: tuple[_Section, ...] = (
+    _ALARMS,
+    ("labels", "Labels", clusters.labels),
+    ("clusters", "Clusters", clusters.clusters),
+    ("fit", "Loss and retrieval", training.fit),
+    *_OUTCOME,
+)
+_MAR: tuple[_Section, ...] = (
+    _ALARMS,
+    ("pretraining", "Pretraining", mining.pretraining),
+    ("losses", "Losses and retrieval", mining.losses),
+    ("mining", "Mining", mining.mining),
+    ("agents", "Reference agents", pairs.agents),
+    ("pairs", "Mined pairs", pairs.pairs),
+    *_OUTCOME,
+)
 
 
-def write_report(folder: RunFolder, retrieval: RetrievalSet | None) -> Path:
+def write_report(
+    folder: RunFolder, retrieval: RetrievalSet | None, training: TrainingSets | None = None
+) -> Path:
     """Write `report.html` of what a run has recorded up to here, and return its path.
 
     The same files give the same page, byte for byte.
@@ -38,12 +55,13 @@ def write_report(folder: RunFolder, retrieval: RetrievalSet | None) -> Path:
     Args:
         folder: of a run, finished or not, with at least one epoch.
         retrieval: the query and gallery that it was evaluated on, for the pictures; None: without.
+        training: the sets that MAR was trained on, for the pictures; None: without.
 
     Raises:
         InputError: the folder holds no run or no epoch, a record in it is damaged, or the page cannot be
             written.
     """
-    page = _page(Run.read(folder, retrieval))
+    page = _page(Run.read(folder, retrieval, training))
     try:
         with atomic_path(folder.report) as temporary:
             temporary.write_bytes(page.encode(errors="replace"))  # a path may hold what is no text
@@ -53,94 +71,26 @@ def write_report(folder: RunFolder, retrieval: RetrievalSet | None) -> Path:
 
 
 def _page(run: Run) -> str:
-    title = f"{'ICSR' if run.refined else 'Baseline'}: {run.name}"
+    sections = _MAR if run.method == "mar" else _ICSR
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("link", rel="icon", href="data:,"),  # or a browser asks the server for one
-        element("title", title),
+        element("title", title(run)),
         element("style", Html(style())),
     )
     main = [
         element("section", element("h2", name), *content(run), id=anchor)
-        for anchor, name, content in _SECTIONS
+        for anchor, name, content in sections
     ]
-    body = element("body", _header(run, title), _contents(), element("main", *main), _footer())
+    body = element("body", header(run), _contents(sections), element("main", *main), _footer())
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 
 
-def _header(run: Run, title: str) -> Html:
-    planned = run.config.get("inter.epochs")
-    spent = sum(seconds for points in run.times.values() for _, seconds in points)
-    facts = {
-        "seed": run.config.get("seed"),
-        "preset": run.config.get("preset"),
-        "data": run.config.get("data.root"),
-        "set": ", ".join(_set(run)) or None,
-        "network": run.config.get("model.backbone"),
-        "epochs": f"{len(run.epochs)} of {planned}" if not run.finished else str(len(run.epochs)),
-        "time": seconds_text(spent) if spent else None,
-        "last epoch recorded": run.written.strftime("%Y-%m-%d %H:%M UTC"),
-    }
-    shown = [
-        element("li", f"{name} ", element("b", str(value)))
-        for name, value in facts.items()
-        if value is not None
-    ]
-    return element(
-        "header", element("h1", title), element("ul", *shown, class_="facts"), _unfinished(run), _result(run)
-    )
-
-
-def _set(run: Run) -> Iterator[str]:
-    """Yield which set it is: its name, and its version, boxes, split or protocol where they are known."""
-    for name, value in run.set.items():
-        if (name, value) != ("protocol", "standard"):
-            yield value if name == "set" else f"{name.replace('_', ' ')} {value}"
-
-
-def _unfinished(run: Run) -> Html:
-    if run.finished:
-        return Html()
-    return element(
-        "p", element("b", "Unfinished: "), "the run has not ended; these are no results.", class_="alarm"
-    )
-
-
-def _result(run: Run) -> Html:
-    """Return the figures of the last evaluated epoch, and the best one's with its warning."""
-    evaluated = [epoch for epoch in run.epochs if "eval/mAP" in epoch]
-    if not evaluated:
-        return element("p", "No epoch has been evaluated" + ("." if run.finished else " yet."))
-    last, best = evaluated[-1], max(evaluated, key=lambda epoch: float(epoch["eval/mAP"]))
-    cards = [
-        element("li", element("b", percent(last[f"eval/{key}"])), element("span", name))
-        for key, name in _FIGURES.items()
-        if f"eval/{key}" in last
-    ]
-    of = "The result: the last epoch" if run.finished else "The last evaluated epoch"
-    return join(
-        [
-            element("p", element("b", f"{of}, {last['epoch'] + 1}"), class_="result"),
-            element("ul", *cards, class_="cards"),
-            element("p", _best(best, last), class_="muted"),
-        ]
-    )
-
-
-def _best(best: Epoch, last: Epoch) -> str:
-    if best["epoch"] == last["epoch"]:
-        return "No epoch before it has a higher mAP."
-    shown = ", ".join(
-        f"{name} {percent(best[f'eval/{key}'])}" for key, name in _FIGURES.items() if f"eval/{key}" in best
-    )
-    return f"Best epoch {best['epoch'] + 1}: {shown}. Known by looking at the test set: not the result."
-
-
-def _contents() -> Html:
-    links = [element("a", name, href=f"#{anchor}") for anchor, name, _ in _SECTIONS]
+def _contents(sections: tuple[_Section, ...]) -> Html:
+    links = [element("a", name, href=f"#{anchor}") for anchor, name, _ in sections]
     return element("nav", *links, aria_label="Contents")
 
 

@@ -78,6 +78,7 @@ class Axes:
         logarithmic: y; values that are not positive are left out.
         show: y value to text.
         ticks: the same on the axis.
+        show_x: x value to text, beside the axis.
     """
 
     x: str
@@ -87,6 +88,7 @@ class Axes:
     logarithmic: bool = False
     show: Show = "{:.3f}".format
     ticks: Show = number
+    show_x: Show = number
 
 
 def line_chart(title: str, series: Sequence[Series], axes: Axes, *, note: str = "") -> Html:
@@ -121,8 +123,25 @@ class Stack:
     look: int
 
 
-def stacked_bars(title: str, stacks: Sequence[Stack], axes: Axes, *, note: str = "") -> Html:
-    """Return bars of several parts on top of each other, the first at the bottom; empty without parts."""
+def stacked_bars(
+    title: str,
+    stacks: Sequence[Stack],
+    axes: Axes,
+    *,
+    width: float = 1.0,
+    rule: tuple[str, float] | None = None,
+    note: str = "",
+) -> Html:
+    """Return bars of several parts on top of each other, the first at the bottom; empty without parts.
+
+    Args:
+        title: of the chart.
+        stacks: parts by their order in the legend, which has their sums.
+        axes: labels.
+        width: from one bar to the next, of x; ticks are whole numbers where it is 1.
+        rule: name and x of a line across the bars.
+        note: under the chart.
+    """
     stacks = [stack for stack in stacks if stack.points]
     if not stacks:
         return Html()
@@ -131,14 +150,17 @@ def stacked_bars(title: str, stacks: Sequence[Stack], axes: Axes, *, note: str =
         for x, height in stack.points:
             totals[x] = totals.get(x, 0.0) + height
     low, high = _extent(totals)
-    x_scale = linear(low - 0.5, high + 0.5, _LEFT, _RIGHT, whole=True)
+    x_scale = linear(low - width / 2, high + width / 2, _LEFT, _RIGHT, whole=width == 1)
     y_scale = fitted(totals.values(), _BOTTOM, _TOP, zero=True)
     parts = [_frame(x_scale, y_scale, axes)]
     below = dict.fromkeys(totals, 0.0)
     for stack in stacks:
-        parts.append(_bars(stack, below, x_scale, y_scale, axes))
+        parts.append(_bars(stack, below, x_scale, y_scale, axes, width))
     sums = [(stack.name, sum(height for _, height in stack.points)) for stack in stacks]
     words = ", ".join(f"{name} {axes.show(total)}" for name, total in sums)
+    if rule is not None and x_scale.low <= rule[1] <= x_scale.high:
+        parts.append(_rule(rule[0], x_scale(rule[1])))
+        words += f". {rule[0]}: {axes.x} {number(rule[1])}"
     legend = [
         (_box(stack.look), name, axes.show(total)) for stack, (name, total) in zip(stacks, sums, strict=True)
     ]
@@ -217,7 +239,7 @@ def _hits(line: Series, x_scale: Scale, y_scale: Scale, axes: Axes) -> Html:
     return join(
         element(
             "circle",
-            element("title", f"{line.name}, {axes.x} {number(x)}: {axes.show(y)}"),
+            element("title", f"{line.name}, {axes.x} {axes.show_x(x)}: {axes.show(y)}"),
             cx=x_scale(x),
             cy=y_scale(y),
             r=6,
@@ -227,28 +249,38 @@ def _hits(line: Series, x_scale: Scale, y_scale: Scale, axes: Axes) -> Html:
     )
 
 
-def _bars(stack: Stack, below: dict[float, float], x_scale: Scale, y_scale: Scale, axes: Axes) -> Html:
+def _bars(
+    stack: Stack, below: dict[float, float], x_scale: Scale, y_scale: Scale, axes: Axes, wide: float
+) -> Html:
     """Return the bars of one stack; `below` is what lies under them, and grows by them."""
-    width = min(40.0, 0.8 * (x_scale(1.0) - x_scale(0.0)))
+    width = min(40.0, 0.8 * (x_scale(wide) - x_scale(0.0)))
     bars = []
     for x, height in stack.points:
         bottom, top = y_scale(below[x]), y_scale(below[x] + height)
         below[x] += height
-        told = element("title", f"{stack.name}, {axes.x} {number(x)}: {axes.show(height)}")
+        told = element("title", f"{stack.name}, {axes.x} {axes.show_x(x)}: {axes.show(height)}")
         left = x_scale(x) - width / 2
         bars.append(element("rect", told, x=left, y=top, width=width, height=bottom - top))
     return element("g", *bars, class_=f"bar c{stack.look}")
+
+
+def _rule(name: str, x: float) -> Html:
+    """Return a line across the bars, with an edge that parts it from them, and its name above."""
+    path = f"M{x:.1f} {_TOP}V{_BOTTOM}"
+    side = " end" if x > _RIGHT - 30 else " middle" if x > _LEFT + 30 else ""
+    label = element("text", name, x=x, y=_TOP - 5, class_=f"label{side}")
+    return join([element("path", d=path, class_="edge"), element("path", d=path, class_="cut"), label])
 
 
 def _told(line: Series, axes: Axes) -> str:
     """Return what a line does, in words."""
     (first_x, first), (last_x, last) = line.points[0], line.points[-1]
     if len(line.points) == 1:
-        return f"{line.name}: {axes.show(last)} at {axes.x} {number(last_x)}"
+        return f"{line.name}: {axes.show(last)} at {axes.x} {axes.show_x(last_x)}"
     low, high = _extent([y for _, y in line.points])
     return (
-        f"{line.name}: {axes.show(first)} at {axes.x} {number(first_x)}, {axes.show(last)} at "
-        f"{axes.x} {number(last_x)}, between {axes.show(low)} and {axes.show(high)}"
+        f"{line.name}: {axes.show(first)} at {axes.x} {axes.show_x(first_x)}, {axes.show(last)} at "
+        f"{axes.x} {axes.show_x(last_x)}, between {axes.show(low)} and {axes.show(high)}"
     )
 
 

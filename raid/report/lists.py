@@ -1,19 +1,10 @@
 """Ranked lists as pictures: what the model finds for the best, the median and the worst queries."""
 
-import base64
-from io import BytesIO
-
-import numpy as np
-from PIL import Image
-
-from raid.data.images import Images
-from raid.data.samples import Samples
-from raid.errors import InputError
 from raid.evaluate import Record, RetrievalSet
 from raid.report.charts import percent
 from raid.report.markup import Html, element
+from raid.report.pictures import picture, strip
 
-_MOST_PIXELS = 160  # height of a picture in the page
 _TITLES = {"best": "Best queries", "median": "Median queries", "worst": "Worst queries"}
 
 
@@ -41,47 +32,19 @@ def _list(record: Record, row: int, retrieval: RetrievalSet | None) -> Html:
         for place, (gallery, similarity, right) in enumerate(found, start=1)
         if gallery >= 0
     ]
-    strip = element("ol", *items, class_="strip")
-    named = f"query {query + 1}, {title}"
-    scroll = element("div", strip, class_="scroll", tabindex=0, role="group", aria_label=named)
-    return element("div", element("p", f"Query {query + 1}, {title}", class_="muted"), scroll, class_="box")
+    return strip(f"Query {query + 1}, {title}", items)
 
 
 def _query(row: int, retrieval: RetrievalSet | None) -> Html:
     side = None if retrieval is None else (retrieval.query, retrieval.query_images)
-    picture = _picture(row, "query", side)
-    return element("li", element("small", "query"), picture, class_="query")
+    shown = picture(row, "query", side)
+    return element("li", element("small", "query"), shown, class_="query")
 
 
 def _found(place: int, row: int, similarity: float, right: bool, retrieval: RetrievalSet | None) -> Html:
     verdict = "right" if right else "wrong"
     side = None if retrieval is None else (retrieval.gallery, retrieval.gallery_images)
-    picture = _picture(row, f"place {place}, {verdict}", side)
+    shown = picture(row, f"place {place}, {verdict}", side)
     sign = "✓" if right else "✗"
-    shown = element("b", f"{sign} {similarity:.2f}")
-    return element("li", element("small", str(place)), picture, shown, class_=verdict)
-
-
-def _picture(row: int, what: str, of: tuple[Samples, Images] | None) -> Html:
-    """Return a picture with words for who cannot see it; its number where the images are not at hand."""
-    if of is None:
-        return element("span", f"image {row + 1}", class_="gone", title=what)
-    samples, images = of
-    words = f"{what}: {samples.paths[row]}"
-    try:
-        source = _data_uri(images, row)
-    except InputError:  # the file has gone since the training: no reason to be without a report
-        return _picture(row, what, None)
-    ratio = f"{images.width}/{images.height}"
-    return element("img", src=source, alt=words, title=words, style=f"aspect-ratio:{ratio}")
-
-
-def _data_uri(images: Images, row: int) -> str:
-    pixels = images.gather(np.array([row]))[0].numpy().transpose(1, 2, 0)
-    picture = Image.fromarray(pixels)
-    if picture.height > _MOST_PIXELS:
-        width = max(1, round(picture.width * _MOST_PIXELS / picture.height))
-        picture = picture.resize((width, _MOST_PIXELS), Image.Resampling.LANCZOS)
-    file = BytesIO()
-    picture.save(file, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    score = element("b", f"{sign} {similarity:.2f}")
+    return element("li", element("small", str(place)), shown, score, class_=verdict)

@@ -6,6 +6,7 @@ from raid.report.heat import heat_map
 from raid.report.lists import ranked_lists
 from raid.report.markup import Html
 from raid.report.panels import note
+from raid.report.pictures import GONE
 from raid.report.run import Run
 
 
@@ -35,5 +36,5 @@ def lists(run: Run) -> Iterator[Html]:
         "frame: another."
     )
     if run.retrieval is None:
-        yield note("The images were not at hand when this page was written: their numbers stand for them.")
+        yield note(GONE)
     yield ranked_lists(run.record, run.retrieval)

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from raid.report.markup import Html, element
+from raid.report.markup import Html, element, join
+
+_SHOWN = 5  # of a kind, before the rest is folded away
 
 
 def grid(panels: Sequence[Html]) -> Html:
@@ -19,6 +21,13 @@ def note(text: str) -> Html:
 def alarm(text: str) -> Html:
     """Return something that nobody should overlook."""
     return element("p", element("b", "⚠ Alarm. "), text, class_="alarm")
+
+
+def folded(boxes: Sequence[Html], what: str) -> Html:
+    """Return the boxes, those after the first few folded: many do not bury the page."""
+    shown, rest = boxes[:_SHOWN], boxes[_SHOWN:]
+    more = element("details", element("summary", f"{len(rest)} more {what}"), *rest)
+    return join([*shown, more] if rest else shown)
 
 
 def seconds_text(seconds: float) -> str:

@@ -9,7 +9,7 @@ from raid.report.panels import grid, note, seconds_text
 from raid.report.run import Run
 from raid.report.style import NUM_LOOKS
 
-_BEFORE = ("prepare", "intra_camera", "startup")  # recorded with the first epoch after them
+_BEFORE = ("prepare", "intra_camera", "startup", "statistics")  # recorded with the first epoch after them
 
 
 def times(run: Run) -> Iterator[Html]:

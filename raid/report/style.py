@@ -74,7 +74,7 @@ nav a{padding:.2rem 0}
  font-size:.875rem;color:var(--muted)}
 .facts li{overflow-wrap:anywhere}
 .facts b{color:var(--text);font-weight:600}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(6rem,1fr));gap:.5rem;margin:.75rem 0;
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.5rem;margin:.75rem 0;
  padding:0;list-style:none;max-width:46rem}
 .cards li,figure,.box,.alarm{background:var(--card);border:1px solid var(--line);border-radius:.5rem}
 .cards li{padding:.5rem .75rem}
@@ -95,6 +95,8 @@ svg text{font-size:11px;fill:var(--muted);font-variant-numeric:tabular-nums}
 .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
 .thin{stroke-width:1;opacity:.75}
 .dashed{stroke-dasharray:5 4}
+.edge{stroke:var(--card);stroke-width:4}
+.cut{stroke:var(--text);stroke-width:1.5}
 .mark{stroke-width:1}
 .mark.hollow{fill:var(--card);stroke-width:1.5}
 .bar rect{stroke:var(--card);stroke-width:.6}
@@ -136,6 +138,21 @@ tbody tr{border-top:1px solid var(--line)}
 .strip .wrong img,.strip .wrong .gone{border-color:var(--wrong);border-style:dashed}
 .strip .right b{color:var(--right)}
 .strip .wrong b{color:var(--wrong)}
+.strip .likelihood{display:block;height:.5rem;margin:.3rem 0 .1rem;background:var(--c0);
+ border-radius:.1rem;min-width:1px}
+.pairs{display:grid;grid-template-columns:repeat(auto-fill,minmax(8.8rem,1fr));gap:.75rem;
+ margin:.5rem 0;padding:0;list-style:none}
+.pairs li{max-width:11rem;text-align:center;font-size:.8rem;line-height:1.3;font-variant-numeric:tabular-nums}
+.pairs div{display:flex;border:3px solid var(--line);border-radius:.25rem;background:var(--card)}
+.pairs img,.pairs .gone{display:block;width:50%;object-fit:cover}
+.pairs .gone{padding:1.6rem .5rem;color:var(--muted);font-size:.75rem}
+.pairs .right div{border-color:var(--right)}
+.pairs .wrong div{border-color:var(--wrong);border-style:dashed}
+.pairs b,.pairs small{display:block}
+.pairs b{margin-top:.25rem}
+.pairs .right b{color:var(--right)}
+.pairs .wrong b{color:var(--wrong)}
+.pairs small{color:var(--muted);font-size:.75rem}
 .strip .query{margin-right:.7rem}
 .strip .query img,.strip .query .gone{border-color:var(--text)}
 .strip small{color:var(--muted);font-size:.75rem}

@@ -1,13 +1,12 @@
-"""The sections on the training: alarms, labels, clusters, loss and retrieval."""
+"""The sections on the training that both methods have: alarms, loss and retrieval."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 
-from raid.report.charts import Axes, Point, Series, line_chart, number, percent, thinned, whole_percent
-from raid.report.markup import Html, element, join
-from raid.report.panels import alarm, grid, note
+from raid.report.charts import Axes, Point, Series, line_chart, percent, thinned, whole_percent
+from raid.report.markup import Html
+from raid.report.panels import alarm, folded, grid, note
 from raid.report.run import Run
 
-_SHOWN_ALARMS = 5
 _RANKS = (1, 5, 10, 20, 50)
 
 
@@ -17,141 +16,74 @@ def alarms(run: Run) -> Iterator[Html]:
     if not found:
         yield note("None: no epoch shows a sign of collapse.")
     boxes = [alarm(f"Epoch {epoch}: {line}.") for epoch, line in found]
-    yield join(boxes[:_SHOWN_ALARMS])
-    if boxes[_SHOWN_ALARMS:]:
-        more = element("summary", f"{len(boxes) - _SHOWN_ALARMS} more alarms")
-        yield element("details", more, *boxes[_SHOWN_ALARMS:])
-
-
-def labels(run: Run) -> Iterator[Html]:
-    """Yield the paper's figure 2, with the coverage, and how much was discarded."""
-    panels = _quality(run)
-    if not any(panels):
-        yield note("The training images of this set have no identities, so the labels cannot be scored.")
-    elif run.refined:
-        yield note(
-            "Global: before the refinement. Local: of stage 1, each camera by itself. Refined leaves the "
-            "discarded images out, as the paper's figure 2 does; with each discard as a cluster of its own "
-            "it can be compared with global. Read it with the coverage."
-        )
-    if not run.refined:
-        yield note(
-            "This is the baseline (refine.enabled is false): no local labels, and nothing is discarded."
-        )
-    coverage = Series("in a cluster", run.points("cluster/coverage"), 1 if run.refined else 0)
-    axes = Axes("epoch", "share of images", (0.0, 1.0), show=percent, ticks=whole_percent)
-    yield grid([*panels, line_chart("Coverage", [coverage], axes), _discards(run)])
-
-
-def _quality(run: Run) -> list[Html]:
-    """Return B-cubed precision, recall, F and expansion of global, local and refined clusters."""
-    lines = [("global", "global", 0, False), ("local", "local (within a camera)", 2, False)]
-    if run.refined:
-        lines.append(("refined", "refined", 1, False))
-        lines.append(("refined_all", "refined, discards as singletons", 1, True))
-    score = Axes("epoch", "0 to 1", (0.0, 1.0))
-    panels = []
-    for key, title, axes in (
-        ("bcubed_precision", "B-cubed precision", score),
-        ("bcubed_recall", "B-cubed recall", score),
-        ("bcubed_f", "B-cubed F", score),
-        ("expansion", "Expansion", Axes("epoch", "clusters that an identity is spread over")),
-    ):
-        series = [
-            Series(name, run.points(f"quality/{of}/{key}"), look, dashed) for of, name, look, dashed in lines
-        ]
-        panels.append(line_chart(title, series, axes))
-    return panels
-
-
-def _discards(run: Run) -> Html:
-    """Return the schedule of the discard probability and what was discarded."""
-    if not run.refined:
-        return Html()
-    series = [
-        Series("discard probability", run.points("refine/discard_probability"), 3, dashed=True),
-        Series("discarded", run.points("refine/discarded"), 1),
-    ]
-    axes = Axes("epoch", "probability, share of images", (0.0, 1.0), show=percent, ticks=whole_percent)
-    return line_chart("Discards", series, axes)
-
-
-def clusters(run: Run) -> Iterator[Html]:
-    """Yield number, sizes and health of the global clusters."""
-    yield grid(
-        [
-            line_chart(
-                "Number of clusters",
-                [
-                    Series("clusters", run.points("cluster/num"), 0),
-                    Series("of one image", run.points("cluster/singletons"), 1),
-                ],
-                Axes("epoch", "clusters", zero=True, show=number),
-            ),
-            line_chart(
-                "Cluster sizes",
-                [
-                    Series("largest", run.points("cluster/size_max"), 1),
-                    Series("median", run.points("cluster/size_median"), 0),
-                ],
-                Axes("epoch", "images (logarithmic)", logarithmic=True, show=number),
-            ),
-            line_chart(
-                "Health without identities",
-                [
-                    Series("camera purity", run.points("cluster/camera_purity"), 0),
-                    Series("churn", run.points("cluster/churn"), 1),
-                    Series("silhouette", run.points("cluster/silhouette"), 2),
-                    Series("recall of the neighbours", run.points("neighbors/recall"), 3),
-                ],
-                Axes("epoch", "0 to 1"),
-            ),
-        ]
-    )
-    said = (
-        "Camera purity 1: every cluster is of one camera, the model sees cameras rather than people. Churn: "
-        "how much the clusters differ from the epoch before."
-    )
-    if run.points("neighbors/recall"):
-        said += " Recall of the neighbours: what the approximate search found of the true ones."
-    yield note(said)
+    yield folded(boxes, "alarms")
 
 
 def fit(run: Run) -> Iterator[Html]:
     """Yield the loss of every step and epoch, mAP and rank-1 by epoch, and the CMC curve."""
-    steps = [(float(step), value) for step, (_, value) in enumerate(run.losses, start=1)]
-    of_steps = [point for point in steps if abs(point[1]) < float("inf")]  # NaN is not, either
-    series = [
-        Series("of a step", thinned(of_steps), 0, marked=False, background=True),
-        Series("mean of an epoch", _epoch_means(run), 1),
-    ]
-    panels = [
-        line_chart("Loss", series, Axes("step", "ClusterNCE", zero=True, show="{:.2f}".format)),
-        _retrieval(run),
-        _cmc(run),
-    ]
-    if not any(panels[1:]):
+    yield from fit_panels(run, [loss_chart(run, "Loss", "ClusterNCE", "train/loss")])
+    yield diverged(run)
+
+
+def fit_panels(run: Run, losses: Sequence[Html], *, retrieval_note: str = "") -> Iterator[Html]:
+    """Yield charts of losses, with mAP and rank-1 by epoch and the CMC curve beside them."""
+    evaluated = [_retrieval(run, retrieval_note), _cmc(run)]
+    if not any(evaluated):
         yield note(
             "Nothing has been evaluated: that needs query and gallery images, and an epoch that is due."
         )
-    yield grid(panels)
-    lost = len(steps) - len(of_steps)
-    if lost:
-        yield alarm(f"{lost} of {len(steps)} steps have a loss that is not finite: the training diverged.")
+    yield grid([*losses, *evaluated])
 
 
-def _retrieval(run: Run) -> Html:
+def loss_chart(
+    run: Run, title: str, label: str, key: str, epochs: Container[int] | None = None, *, said: str = ""
+) -> Html:
+    """Return the loss of every step and the mean of every epoch; empty where no step has a finite one.
+
+    Args:
+        run: whose steps are counted from 1 over the whole run.
+        title: of the chart.
+        label: of the loss.
+        key: of the epochs' means.
+        epochs: those to show, from 0; None: all.
+        said: under the chart.
+    """
+    steps = [
+        (float(step), value)
+        for step, (epoch, value) in enumerate(run.losses, start=1)
+        if (epochs is None or epoch in epochs) and _is_number(value)
+    ]
+    series = [
+        Series("of a step", thinned(steps), 0, marked=False, background=True),
+        Series("mean of an epoch", _epoch_means(run, key), 1),
+    ]
+    return line_chart(title, series, Axes("step", label, zero=True, show="{:.2f}".format), note=said)
+
+
+def diverged(run: Run) -> Html:
+    """Return an alarm where losses are not finite."""
+    lost = sum(not _is_number(value) for _, value in run.losses)
+    if not lost:
+        return Html()
+    return alarm(f"{lost} of {len(run.losses)} steps have a loss that is not finite: the training diverged.")
+
+
+def _is_number(value: float) -> bool:
+    return abs(value) < float("inf")  # NaN is not, either
+
+
+def _retrieval(run: Run, said: str) -> Html:
     series = [Series("rank-1", run.points("eval/rank1"), 1), Series("mAP", run.points("eval/mAP"), 0)]
     axes = Axes("epoch", "of the queries", zero=True, show=percent, ticks=whole_percent)
-    return line_chart("mAP and rank-1", series, axes)
+    return line_chart("mAP and rank-1", series, axes, note=said)
 
 
-def _epoch_means(run: Run) -> list[Point]:
+def _epoch_means(run: Run, key: str) -> list[Point]:
     """Return the mean loss of every epoch, in the middle of its steps."""
     steps: dict[float, list[int]] = {}
     for step, (epoch, _) in enumerate(run.losses, start=1):
         steps.setdefault(epoch + 1, []).append(step)
-    means = run.points("train/loss")
+    means = run.points(key)
     return [((steps[epoch][0] + steps[epoch][-1]) / 2, mean) for epoch, mean in means if epoch in steps]
 
 

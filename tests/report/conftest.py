@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import made_up_mar
 import page
 import pytest
 import tiny
 from made_up import figures, recorded
 
 from raid.methods.inputs import Inputs, open_inputs
-from raid.report import write_report
+from raid.methods.mar_inputs import MarInputs, open_mar_inputs
+from raid.report import TrainingSets, write_report
 from raid.run_folder import RunFolder
 
 
@@ -32,3 +34,34 @@ def run(root: Path, inputs: Inputs) -> RunFolder:
 @pytest.fixture(scope="session")
 def shown(run: RunFolder) -> page.Node:
     return page.read(run.report)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_source(tmp_path_factory.mktemp("source") / "images")
+
+
+@pytest.fixture(scope="session")
+def both(source: Path, root: Path) -> MarInputs:
+    return open_mar_inputs(tiny.mar_config(source, root, root.parent))
+
+
+@pytest.fixture(scope="session")
+def sets(both: MarInputs) -> TrainingSets:
+    return TrainingSets(both.target.train, both.target.train_images, both.source.samples, both.source.images)
+
+
+@pytest.fixture(scope="session")
+def mar_run(source: Path, root: Path, both: MarInputs, sets: TrainingSets) -> RunFolder:
+    config = made_up_mar.config(source, root, root.parent / "mar")
+    epochs = [made_up_mar.figures(epoch) for epoch in range(made_up_mar.EPOCHS)]
+    fingerprint = both.fingerprint(config)
+    retrieval = both.target.retrieval
+    folder = made_up_mar.recorded(config, sets, epochs, fingerprint=fingerprint, retrieval=retrieval)
+    write_report(folder, retrieval, sets)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mar_shown(mar_run: RunFolder) -> page.Node:
+    return page.read(mar_run.report)

@@ -145,6 +145,35 @@ def test_bars_of_epochs_that_a_stage_is_missing_from():
     assert bottoms[0] == bottoms[2] < bottoms[1]  # the second stands on the axis
 
 
+def test_bars_of_pieces_between_edges():
+    axes = Axes("score", "pairs", show=number, show_x=lambda x: f"{x - 0.125:.2f} to {x + 0.125:.2f}")
+    stack = Stack("a", [(0.125, 0.0), (0.375, 4.0), (0.625, 8.0), (0.875, 0.0)], 0)
+    drawn = stacked_bars("Title", [stack], axes, width=0.25, rule=("threshold", 0.5))
+    svg = page.parse(drawn).one("svg", "chart")
+    ticks = {
+        node.text: float(node.attributes["x"]) for node in svg.all("text", "tick") if "middle" in node.classes
+    }
+    assert (min(ticks.values()), max(ticks.values())) == (ticks["0"], ticks["1"])
+    bars = [rect.attributes for rect in svg.all("rect")]
+    middles = [float(bar["x"]) + float(bar["width"]) / 2 for bar in bars]
+    wide = ticks["1"] - ticks["0"]
+    assert [(x - ticks["0"]) / wide for x in middles] == pytest.approx([0.125, 0.375, 0.625, 0.875], abs=1e-3)
+    assert [float(bar["width"]) for bar in bars] == pytest.approx([40.0] * 4)
+    assert svg.all("rect")[1].one("title").text == "a, score 0.25 to 0.50: 4"
+    assert svg.attributes["aria-label"].endswith("In all: a 12. threshold: score 0.5.")
+    cut = float(svg.one("path", "cut").attributes["d"][1:].split()[0])
+    assert (cut - ticks["0"]) / wide == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("place", [-0.1, 1.1, math.nan])
+def test_a_rule_beside_the_bars_is_not_drawn(place):
+    drawn = stacked_bars(
+        "Title", [Stack("a", [(0.25, 1.0), (0.75, 1.0)], 0)], Axes("x", "y"), width=0.5, rule=("r", place)
+    )
+    assert page.parse(drawn).all("path", "cut") == []
+    assert "r:" not in drawn
+
+
 def test_a_long_line_keeps_its_ends_and_peaks():
     rng = np.random.default_rng(0)
     values = rng.standard_normal(20_001)

@@ -1,17 +1,12 @@
 """The report of a whole run, read back as a browser would."""
 
-import base64
 import re
-from io import BytesIO
 from itertools import pairwise
-from typing import Any
 
-import numpy as np
 import page
 import pytest
 import tiny
 from made_up import LINES, QUALITY, SECTIONS, STEPS, figures, record_of, recorded, written
-from PIL import Image
 
 from raid.report import write_report
 from raid.report.panels import seconds_text
@@ -44,7 +39,9 @@ def references(tree: page.Node) -> list[str]:
     return found
 
 
-def test_nothing_is_loaded_from_elsewhere(shown):
+@pytest.mark.parametrize("fixture", ["shown", "mar_shown"])
+def test_nothing_is_loaded_from_elsewhere(fixture, request):
+    shown = request.getfixturevalue(fixture)
     found = references(shown)
     assert len(found) > 50
     assert [place for place in found if not place.startswith(("data:", "#"))] == []
@@ -122,7 +119,7 @@ def test_loss_of_every_step_and_of_the_epochs(run, shown):
 
 def test_cmc_of_the_record(inputs, shown):
     chart = page.charts(shown)["CMC curve of the last epoch"]
-    cmc = record_of(inputs)["cmc"]
+    cmc = record_of(inputs.retrieval)["cmc"]
     drawn = chart.drawn["found by the last place"]
     assert [x for x, _ in drawn] == list(range(1, len(cmc) + 1))
     assert [y for _, y in drawn] == pytest.approx(cmc.tolist(), abs=chart.resolution)
@@ -193,7 +190,7 @@ def test_times_are_stacked_and_none_is_counted_twice(run, shown):
 
 
 def test_similarity_of_the_cameras(inputs, shown):
-    record = record_of(inputs)
+    record = record_of(inputs.retrieval)
     table = page.section(shown, "cameras").one("table")
     rows = table.one("tbody").all("tr")
     assert [node.text for node in table.one("thead").all("th")] == ["camera", *record["camera_names"]]
@@ -216,14 +213,14 @@ def test_similarity_of_the_cameras(inputs, shown):
 
 
 def test_ranked_lists_are_the_records_with_their_pictures(inputs, shown):
-    record, retrieval = record_of(inputs), inputs.retrieval
+    record, retrieval = record_of(inputs.retrieval), inputs.retrieval
     strips = page.section(shown, "lists").all("ol", "strip")
     assert len(strips) == len(record["shown_rows"]) == 9
-    gallery = pixels(retrieval.gallery_images, len(retrieval.gallery))
-    queries = pixels(retrieval.query_images, len(retrieval.query))
+    gallery = page.pixels(retrieval.gallery_images, len(retrieval.gallery))
+    queries = page.pixels(retrieval.query_images, len(retrieval.query))
     for row, strip in enumerate(strips):
         query, *found = strip.all("li")
-        assert closest(query, queries) == record["shown_rows"][row]
+        assert page.closest(query, queries) == record["shown_rows"][row]
         assert len(found) == 10
         for place, item in enumerate(found):
             right = bool(record["list_right"][row, place])
@@ -232,7 +229,7 @@ def test_ranked_lists_are_the_records_with_their_pictures(inputs, shown):
             assert item.one("b").text == f"{sign} {record['list_similarity'][row, place]:.2f}"
             assert item.one("small").text == str(place + 1)
             gallery_row = record["list_rows"][row, place]
-            assert closest(item, gallery) == gallery_row
+            assert page.closest(item, gallery) == gallery_row
             words = item.one("img").attributes["alt"]
             assert words == f"place {place + 1}, {item.classes[0]}: {retrieval.gallery.paths[gallery_row]}"
     titles = [node.text for node in page.section(shown, "lists").all("h3")]
@@ -243,18 +240,6 @@ def test_ranked_lists_are_the_records_with_their_pictures(inputs, shown):
         if "precision" in node.text
     ]
     assert shares == pytest.approx(100 * record["average_precision"][record["shown_rows"]], abs=0.06)
-
-
-def pixels(images: Any, count: int) -> np.ndarray:
-    return images.gather(np.arange(count)).numpy().transpose(0, 2, 3, 1).astype(float)
-
-
-def closest(item: page.Node, images: np.ndarray) -> int:
-    """The row of the image that an item shows."""
-    kind, data = item.one("img").attributes["src"].split(",")
-    assert kind == "data:image/jpeg;base64"
-    picture = np.asarray(Image.open(BytesIO(base64.b64decode(data))), float)
-    return int(np.argmin(np.abs(images - picture).mean(axis=(1, 2, 3))))
 
 
 def test_all_figures_are_in_the_table(run, shown):
@@ -275,7 +260,9 @@ def test_the_configuration_is_shown_whole(run, shown):
     assert page.section(shown, "configuration").one("pre").text == run.config.read_text()
 
 
-def test_everything_has_words_for_who_cannot_see_it(shown):
+@pytest.mark.parametrize("fixture", ["shown", "mar_shown"])
+def test_everything_has_words_for_who_cannot_see_it(fixture, request):
+    shown = request.getfixturevalue(fixture)
     for svg in shown.all("svg"):
         assert svg.attributes.get("aria-hidden") == "true" or (
             svg.attributes["role"] == "img" and len(svg.attributes["aria-label"]) > 20

@@ -130,7 +130,7 @@ def test_without_the_images_their_numbers_stand_in_the_lists(run, inputs, tmp_pa
         section = page.section(written(run), "lists")
         assert section.all("img") == []
         assert "not at hand" in section.text
-        record = record_of(inputs)
+        record = record_of(inputs.retrieval)
         items = [item.text for item in section.all("ol", "strip")[0].all("span", "gone")]
         assert items == [f"image {row + 1}" for row in (record["shown_rows"][0], *record["list_rows"][0])]
         other = replace(inputs.retrieval, gallery=inputs.retrieval.gallery.take([0, 1]))
@@ -156,7 +156,7 @@ def test_an_image_that_has_gone_since_the_training_does_not_cost_the_report(run,
 
 def test_a_gallery_shorter_than_a_list_ends_the_list(root, inputs, tmp_path):
     folder = recorded(tiny.config(root, tmp_path / "run"), inputs, [figures(0)])
-    record = record_of(inputs)
+    record = record_of(inputs.retrieval)
     for key, nothing in (("list_rows", -1), ("list_similarity", np.nan), ("list_right", False)):
         record[key][:, 4:] = nothing
     save_record(folder.evaluation, record)
@@ -171,7 +171,7 @@ def test_text_of_users_is_escaped(root, inputs, tmp_path):
     folder = recorded(
         config, inputs, [figures(0) | {f"quality/{bad}": 1.0, "note": bad, f"time/{bad}_s": 2.0}]
     )
-    record = record_of(inputs) | {"camera_names": np.array([bad, "<b>", "c"])}
+    record = record_of(inputs.retrieval) | {"camera_names": np.array([bad, "<b>", "c"])}
     save_record(folder.evaluation, record)
     tree = written(folder, inputs.retrieval)
     assert "script" not in {node.tag for node in tree.walk()}

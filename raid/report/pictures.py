@@ -1,0 +1,68 @@
+"""Images of a set in the page, and the labelled and unlabelled sets that they are of."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from raid.data.images import Images
+from raid.data.samples import Samples
+from raid.errors import InputError
+from raid.report.markup import Html, element
+
+_HEIGHT, _WIDTH = 160, 80  # a picture in the page has no more pixels than it needs for one of the two
+Side = tuple[Samples, Images]
+GONE = "The images were not at hand when this page was written: their numbers stand for them."
+
+
+@dataclass(frozen=True)
+class TrainingSets:
+    """The images that MAR trains on: row i of the samples is row i of the images.
+
+    Attributes:
+        target: unlabelled, whose pairs are mined.
+        target_images: of the target.
+        source: labelled, whose people are the reference agents.
+        source_images: of the source.
+    """
+
+    target: Samples
+    target_images: Images
+    source: Samples
+    source_images: Images
+
+
+def strip(title: str, items: Sequence[Html]) -> Html:
+    """Return list items side by side, in a box that scrolls, under their title."""
+    shown = element("ol", *items, class_="strip")
+    scroll = element("div", shown, class_="scroll", tabindex=0, role="group", aria_label=title)
+    return element("div", element("p", title, class_="muted"), scroll, class_="box")
+
+
+def picture(row: int, what: str, of: Side | None) -> Html:
+    """Return a picture with words for who cannot see it; its number where the images are not at hand."""
+    if of is None:
+        return element("span", f"image {row + 1}", class_="gone", title=what)
+    samples, images = of
+    words = f"{what}: {samples.table['path'][row].as_py()}"  # not .paths: a source has a hundred thousand
+    try:
+        source = _data_uri(images, row)
+    except InputError:  # the file has gone since the training: no reason to be without a report
+        return picture(row, what, None)
+    ratio = f"{images.width}/{images.height}"
+    return element("img", src=source, alt=words, title=words, style=f"aspect-ratio:{ratio}")
+
+
+def _data_uri(images: Images, row: int) -> str:
+    pixels = images.gather(np.array([row]))[0].numpy().transpose(1, 2, 0)
+    shown = Image.fromarray(pixels)
+    scale = max(_HEIGHT / shown.height, _WIDTH / shown.width)
+    if scale < 1:
+        size = round(shown.width * scale), round(shown.height * scale)
+        shown = shown.resize(size, Image.Resampling.LANCZOS)
+    file = BytesIO()
+    shown.save(file, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
