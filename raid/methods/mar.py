@@ -81,7 +81,7 @@ def run(
         job = MarJob(config, inputs, statistics, weights, folder, spans.take(), time.time())
         backend.run_workers(train, job)
         try:
-            write_report(folder, inputs.target.retrieval)
+            write_report(folder, inputs.target.retrieval, inputs.shown)
         except InputError as error:  # a full disk, say: the training is done all the same
             logger.warning("no report: %s", error)
     return folder

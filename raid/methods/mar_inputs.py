@@ -15,6 +15,7 @@ from raid.methods.inputs import Inputs, load_samples, open_inputs, open_part
 from raid.methods.mar_config import MarConfig
 from raid.methods.sections import Data, ImageSet
 from raid.ops.neighbors import MapBlocks
+from raid.report import TrainingSets
 
 Ints = NDArray[np.int64]
 logger = logging.getLogger(__name__)
@@ -49,6 +50,12 @@ class MarInputs:
 
     source: SourceSet
     target: Inputs
+
+    @property
+    def shown(self) -> TrainingSets:
+        """What a report takes pictures from."""
+        target, source = self.target, self.source
+        return TrainingSets(target.train, target.train_images, source.samples, source.images)
 
     def fingerprint(self, config: MarConfig) -> str:
         """Hash the images of both sets and, where the run starts from one, the pretrained checkpoint."""

@@ -101,6 +101,4 @@ def _of_both_sets(config: MarConfig, fingerprint: str) -> Pictures:
             f"data.root, source.root: {config.data.root}, {config.source.root}: not the images (or "
             "pretraining.checkpoint: not the file) that the run was made with"
         )
-    target, source = inputs.target, inputs.source
-    sets = TrainingSets(target.train, target.train_images, source.samples, source.images)
-    return target.retrieval, sets
+    return inputs.target.retrieval, inputs.shown

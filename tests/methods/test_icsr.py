@@ -17,6 +17,7 @@ from raid.methods.icsr_check import check
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import Inputs, open_inputs
 from raid.methods.intra_camera import CameraJob, train_camera
+from raid.methods.launch import summary
 from raid.ops import quality
 from raid.ops.centrality import harmonic_centrality
 from raid.ops.jaccard import jaccard_similarity
@@ -71,7 +72,7 @@ def test_every_epoch_records_health_and_the_due_ones_are_evaluated(done):
 
 
 def test_summary_tells_the_last_epoch_and_warns_of_the_best(done):
-    text = icsr.summary(done)
+    text = summary(done)
     assert "last epoch  3: mAP" in text
     assert "not the result" in text
     assert str(done.model) in text
@@ -215,7 +216,7 @@ def test_set_without_query_and_gallery_trains_without_evaluation(root, tmp_path)
     )  # fmt: skip
     folder = icsr.run(train_only)
     assert "eval/mAP" not in folder.metrics()[0]
-    assert icsr.summary(folder).startswith("model ")
+    assert summary(folder).startswith("model ")
 
 
 def test_learning_rate_falls_by_epochs_and_the_optimizer_goes_on(root, tmp_path, monkeypatch):
