@@ -32,6 +32,7 @@ def paths() -> dict[str, Any]:
         paths_checkouts,
         paths_clustering,
         paths_large,
+        paths_multilabel,
         paths_neighbors,
         paths_ranking,
         paths_step,
@@ -45,6 +46,7 @@ def paths() -> dict[str, Any]:
         paths_ranking,
         paths_step,
         paths_large,
+        paths_multilabel,
         paths_checkouts,
     ):
         found |= {name: path for name, path in vars(module).items() if name.startswith("bench_")}
