@@ -1,4 +1,4 @@
-"""MAR's start: the quantile of all agreements of the target's soft multilabels, against all distances at once."""
+"""MAR's start: the quantile of all agreements of soft multilabels, against all distances at once."""
 
 from typing import Any
 
