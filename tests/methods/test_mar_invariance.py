@@ -1,6 +1,5 @@
 """The result of MAR does not depend on the number of workers (design.md section 3, invariance.md)."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from comparing import (
     timeless,
     weights,
 )
-from mar_workers import PRETRAINING_STEPS, STEPS, Run
+from mar_workers import PRETRAINING_STEPS, STEPS, Run, job_of
 from torch import Tensor
 
 from raid.distributed import checkpoint
@@ -30,9 +29,8 @@ from raid.distributed.fanout import InProcess
 from raid.distributed.group import Group
 from raid.methods import mar
 from raid.methods.mar_config import MarConfig
-from raid.methods.mar_inputs import MarInputs, measured, open_mar_inputs
+from raid.methods.mar_inputs import open_mar_inputs
 from raid.methods.mar_stage import MarJob
-from raid.methods.mar_weights import starting_weights
 from raid.run_folder import RunFolder
 
 SIZES = (1, 2, 4)
@@ -57,19 +55,6 @@ Found = dict[str, dict[str, Tensor]]
 def configured(root: Path, folder: Path, **overrides: Any) -> MarConfig:
     given = {"training__epochs": 2, "training__steps": 2, "pretraining__steps": 2, "evaluate__every": 0}
     return tiny.mar_config(root / "source", root / "target", folder, **given, **overrides)
-
-
-def job_of(config: MarConfig, inputs: MarInputs, folder: Path) -> MarJob:
-    made_of = inputs.fingerprint(config)
-    return MarJob(
-        config,
-        inputs,
-        measured(config, inputs),
-        starting_weights(config, inputs.source),
-        RunFolder.open(folder, config, made_of, method="mar", resume=True, fresh=False),
-        before={},
-        started=time.time(),
-    )
 
 
 @pytest.fixture(scope="module")
