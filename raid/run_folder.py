@@ -9,6 +9,7 @@ checkpoints/          full state, latest last
 steps.jsonl           loss of every training step
 metrics.jsonl         figures of every epoch
 mining.jsonl          MAR: agreement of the pairs mined in every epoch that mined, and a few of them
+pretrained.pt         MAR: encoder and reference agents as stage 1 left them, for other runs to start from
 multilabels.npz       MAR: the nearest reference agents of sample images
 model.pt              the trained model
 evaluation.npz        what the report shows of the last evaluation: CMC, ranked lists, similarity of cameras
@@ -34,6 +35,7 @@ _OWN = (
     "evaluation.npz",
     "multilabels.npz",
     "model.pt",
+    "pretrained.pt",
     "checkpoints",
     "steps.jsonl",
     "mining.jsonl",
@@ -58,7 +60,7 @@ class RunFolder:
     def open(
         path: Path,
         config: Schema,
-        fingerprint: str,
+        fingerprint: str | Mapping[str, str],
         *,
         method: str,
         facts: Mapping[str, str] | None = None,
@@ -70,7 +72,8 @@ class RunFolder:
         Args:
             path: of the folder.
             config: resolved.
-            fingerprint: of the images.
+            fingerprint: of the images; of several things that the run is made of, by the fields that say
+                where they are.
             method: icsr, mar.
             facts: of the images, `Samples.facts`, to be recorded.
             resume: go on with the run that the folder holds.
@@ -84,7 +87,7 @@ class RunFolder:
         identity = {
             "method": method,
             "config_hash": config_hash(config),
-            "data": fingerprint,
+            "data": fingerprint if isinstance(fingerprint, str) else dict(fingerprint),
             "config": determining(config),
         }
         try:
@@ -243,11 +246,17 @@ class RunFolder:
                 f"run.folder: {self.path} was made with another configuration ({shown}{more}); "
                 "go back to it, choose another folder, or start over with --fresh"
             )
-        if before["data"] != identity["data"]:
+        old, new = (_by_field(of["data"]) for of in (before, identity))
+        for field in sorted(field for field in {*old, *new} if old.get(field) != new.get(field)):
+            what = "the images differ from those" if field.endswith(".root") else "is not the file"
             raise InputError(
-                f"data.root: the images differ from those that {self.path} was made with; "
+                f"{field}: {what} that {self.path} was made with; "
                 "choose another run.folder, or start over with --fresh"
             )
+
+
+def _by_field(fingerprint: str | Mapping[str, str]) -> Mapping[str, str]:
+    return {"data.root": fingerprint} if isinstance(fingerprint, str) else fingerprint
 
 
 def _append(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

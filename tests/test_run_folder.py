@@ -29,7 +29,9 @@ class Recipe(Schema):
 CONFIG = Recipe()
 
 
-def opened(path: Path, config: Recipe = CONFIG, data: str = "images", **how: Any) -> RunFolder:
+def opened(
+    path: Path, config: Recipe = CONFIG, data: str | dict[str, str] = "images", **how: Any
+) -> RunFolder:
     return RunFolder.open(path, config, data, **{"method": "icsr", "resume": False, "fresh": False, **how})
 
 
@@ -41,6 +43,7 @@ def fill(folder: RunFolder) -> None:
         (place / "file").write_text("x")
     for file in (folder.local_labels, folder.model, folder.evaluation, folder.multilabels, folder.report):
         file.write_text("x")
+    (folder.path / "pretrained.pt").write_text("x")
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -125,6 +128,19 @@ def test_a_field_that_is_new_or_gone_is_a_change(run):
 def test_other_images_are_refused(run):
     message = refused(lambda: opened(run.path, data="others", resume=True), run, r"^data\.root: .*differ")
     assert "--fresh" in message
+
+
+def test_of_several_things_that_a_run_is_made_of_the_one_that_differs_is_named(tmp_path):
+    made_of = {"data.root": "these", "source.root": "those"}
+    run = opened(tmp_path / "run", data=made_of)
+    assert run.recorded()["data"] == made_of
+    assert opened(run.path, data=made_of, resume=True).path == run.path
+    for other, message in (
+        ({"data.root": "others"}, r"^data\.root: the images differ"),
+        ({"source.root": "others"}, r"^source\.root: the images differ"),
+        ({"start.checkpoint": "a"}, r"^start\.checkpoint: is not the file that"),
+    ):
+        refused(lambda other=other: opened(run.path, data=made_of | other, resume=True), run, message)
 
 
 @pytest.mark.parametrize("recorded", ["icsr", "mar"])

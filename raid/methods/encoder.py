@@ -77,21 +77,26 @@ def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device(name)
 
 
-def finite(features: Tensor) -> Tensor:
+def finite(features: Tensor, rate_path: str = "optimizer.learning_rate") -> Tensor:
     """Return `features`.
 
     Raises:
-        InputError: they are not finite. A ranking of such would be a figure like any other, or better.
+        InputError: they are not finite, which is put down to the field `rate_path`. A ranking of such would
+            be a figure like any other, or better.
     """
     if not bool(torch.isfinite(features).all()):
-        raise InputError(
-            "optimizer.learning_rate: the training has diverged, its features are not finite; lower it"
-        )
+        raise InputError(f"{rate_path}: the training has diverged, its features are not finite; lower it")
     return features
 
 
 class Encoder:
-    """A backbone in training and the workers that share its batches; the optimiser is the method's own."""
+    """A backbone in training and the workers that share its batches; the optimiser is the method's own.
+
+    Attributes:
+        rate_path: field of the learning rate that the weights come from.
+    """
+
+    rate_path = "optimizer.learning_rate"
 
     def __init__(
         self, settings: EncoderSettings, weights: dict[str, Tensor], group: Group, device: torch.device
@@ -108,9 +113,9 @@ class Encoder:
             )
         self.settings, self.group, self.device = settings, group, device
         self.spans = Spans()
-        self.model = build_model(settings, group)
+        # Of the weights' dtype before they are loaded, or those of another stage would lose digits.
+        self.model = build_model(settings, group).to(device=device, dtype=settings.dtype)
         self.model.load_state_dict(weights)
-        self.model.to(device=device, dtype=settings.dtype)
         self.parallel: nn.Module = group.data_parallel(self.model)
 
     @property
@@ -138,7 +143,7 @@ class Encoder:
             device=self.device,
             dtype=self.settings.dtype,
         )
-        return finite(features)
+        return finite(features, self.rate_path)
 
     def augmented(
         self,

@@ -72,6 +72,8 @@ class AdaptationStage:
 
     def start(self) -> None:
         """Look at all target images once."""
+        encoder = self.networks.encoder
+        encoder.rate_path = "pretraining.learning_rate"  # that of the weights up to here
         self.followed = start_following(
             self.networks,
             self.target.train_images,
@@ -80,6 +82,7 @@ class AdaptationStage:
             self.config,
             self.worker.fanout,
         )
+        encoder.rate_path = self.rate_path
 
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch."""

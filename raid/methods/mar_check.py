@@ -2,6 +2,8 @@
 
 import logging
 
+import numpy as np
+
 from raid.errors import InputError
 from raid.methods.mar_config import MarConfig
 from raid.methods.mar_inputs import MarInputs
@@ -43,7 +45,13 @@ def _check_adaptation(config: MarConfig, inputs: MarInputs) -> None:
             "losses.cml: some target images have no camera, and the loss compares cameras; give the cameras, "
             "or set losses.cml=false"
         )
-    if config.losses.mdl and isinstance(start, int) and start > len(train):
+    if config.losses.cml and np.bincount(train.cameras).max() < 2:
+        raise InputError(
+            "losses.cml: no camera has two target images, and the loss compares deviations; set "
+            "losses.cml=false"
+        )
+    by_agreement = config.losses.mdl and config.mining.guide == "agreement"
+    if by_agreement and isinstance(start, int) and start > len(train):
         raise InputError(f"mining.start: {start} images are to be drawn, and the target has {len(train)}")
     num_pairs = config.training.target * (config.training.target - 1) // 2
     if config.losses.mdl and config.mining.ratio * num_pairs < 10:

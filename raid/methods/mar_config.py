@@ -301,6 +301,8 @@ class MarConfig(Schema):
             of_sets = training.source, training.target
             yield from sharing_problems(self.batch_size, self.model, workers, of_sets=of_sets)
         if not pretraining.checkpoint:
+            if self.model.batch_norm == "ghost" and pretraining.ghost_size < 2:
+                yield "pretraining.ghost_size", "a batch norm over one image has no variance: use 2 or more"
             yield from sharing_problems(
                 pretraining.batch_size, self.pretraining_model, workers, ghost_path="pretraining.ghost_size"
             )

@@ -57,12 +57,13 @@ class MarInputs:
         target, source = self.target, self.source
         return TrainingSets(target.train, target.train_images, source.samples, source.images)
 
-    def fingerprint(self, config: MarConfig) -> str:
+    def fingerprint(self, config: MarConfig) -> dict[str, str]:
         """Hash the images of both sets and, where the run starts from one, the pretrained checkpoint."""
-        parts = [self.target.fingerprint, self.source.samples.fingerprint()]
-        if config.pretraining.checkpoint is not None:
-            parts.append(content_hash(config.pretraining.checkpoint.expanduser().read_bytes()))
-        return content_hash("+".join(parts).encode())
+        parts = {"data.root": self.target.fingerprint, "source.root": self.source.samples.fingerprint()}
+        pretrained = config.pretraining.checkpoint
+        if pretrained is not None:
+            parts["pretraining.checkpoint"] = content_hash(pretrained.expanduser().read_bytes())
+        return parts
 
     @property
     def facts(self) -> dict[str, str]:
@@ -90,7 +91,7 @@ def open_mar_inputs(config: MarConfig) -> MarInputs:
     try:
         source = _open_source(config)
     except InputError as error:
-        raise InputError(_FIELD.sub(r"source.\1", str(error))) from error
+        raise InputError(_of_source(str(error), config)) from error
     return MarInputs(source, open_inputs(config.data, multi_query=config.evaluate.multi_query))
 
 
@@ -102,6 +103,16 @@ def measured(config: MarConfig, inputs: MarInputs, map_blocks: MapBlocks = map) 
         channel_statistics(inputs.source.images, map_blocks=map_blocks),
         channel_statistics(inputs.target.train_images, map_blocks=map_blocks),
     )
+
+
+def _of_source(message: str, config: MarConfig) -> str:
+    """Name the fields that a message about the source set means."""
+    message = _FIELD.sub(r"source.\1", message)
+    if config.auxiliary.startswith("msmt17"):  # which asks for a set without list_val
+        message = message.replace(
+            "source.with_validation=true", f"auxiliary={config.auxiliary.removeprefix('msmt17_')}"
+        )
+    return message
 
 
 def _open_source(config: MarConfig) -> SourceSet:

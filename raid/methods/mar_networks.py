@@ -77,6 +77,15 @@ class Networks:
         """Fail when the workers' networks differ by a single bit."""
         self.encoder.assert_lockstep(self.agents)
 
+    def check_finite(self, path: str) -> None:
+        """Stop before weights are kept that are none.
+
+        Raises:
+            InputError: a weight is not finite; names the field `path` of the learning rate.
+        """
+        if not all(bool(torch.isfinite(value).all()) for value in self.encoder.model.state_dict().values()):
+            raise InputError(f"{path}: the training has diverged, its weights are not finite; lower it")
+
     def weights(self, scale: float) -> Weights:
         """Return a copy of what has been learned."""
         model = {key: value.cpu().clone() for key, value in self.encoder.model.state_dict().items()}

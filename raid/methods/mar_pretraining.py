@@ -51,6 +51,7 @@ class PretrainingStage:
         settings = replace(job.config.encoder(job.statistics.target), model=job.config.pretraining_model)
         self.networks = Networks(settings, job.weights, worker.group, worker.device, chosen)
         self.networks.encoder.model.unit_features = False
+        self.networks.encoder.rate_path = self.rate_path
         self.augmentation = job.config.augment.as_drawn(job.statistics.source)
         self.epochs = range(job.config.pretraining_epochs)
         self.num_steps = chosen.steps or len(self.source.labels) // chosen.batch_size

@@ -149,7 +149,12 @@ def batches(
 
 
 def save(worker: Worker, stage: Stage, progress: Progress) -> None:
-    """Write the full state; the workers are in lockstep, so the first one's is everybody's."""
+    """Write the full state; the workers are in lockstep, so the first one's is everybody's.
+
+    Raises:
+        InputError: the training has diverged: what is kept are the checkpoints before.
+    """
+    stage.networks.check_finite(stage.rate_path)
     of_stage = stage.state()  # gathers what the workers hold parts of
     if not worker.group.is_first:
         return

@@ -55,6 +55,10 @@ def starting_weights(config: MarConfig, source: SourceSet) -> Weights:
             f"pretraining.checkpoint: {path} does not fit {config.model.backbone} as section model has it: "
             f"{reason[:200]}"
         ) from error
+    if not all(bool(torch.isfinite(value).all()) for value in (*weights.model.values(), weights.agents)):
+        raise InputError(
+            f"pretraining.checkpoint: {path}: its weights are not finite: that pretraining has diverged"
+        )
     if config.multilabel.scale == "auto" and not math.isfinite(weights.scale):
         raise InputError(f"multilabel.scale: auto, and {path} says none; give a number, such as 30")
     return weights
@@ -83,7 +87,10 @@ def _read(path: Path, source: SourceSet) -> Weights:
             f"pretraining.checkpoint: {path}: there is no such file; a run of `raid mar` leaves it as "
             "pretrained.pt in its folder"
         )
-    content = read_tensors(path)
+    try:
+        content = read_tensors(path)
+    except InputError as error:
+        raise InputError(f"pretraining.checkpoint: {error}") from error
     if not isinstance(content, Mapping) or content.get("method") != "mar":
         raise InputError(f"pretraining.checkpoint: {path} is not a pretrained.pt that `raid mar` wrote")
     if content["source"] != source.samples.fingerprint():

@@ -33,7 +33,7 @@ def features_of(encoder: Encoder, images: Images, fanout: FanOut, on: Literal["w
     if on == "workers":
         return encoder.extract(images)
     return encoder.group.once(
-        lambda: finite(extract_on_pool(encoder.model, encoder.settings, images, fanout))
+        lambda: finite(extract_on_pool(encoder.model, encoder.settings, images, fanout), encoder.rate_path)
     )
 
 

@@ -93,7 +93,7 @@ def _retrieval(data: Data, fingerprint: str) -> RetrievalSet | None:
     return inputs.retrieval
 
 
-def _of_both_sets(config: MarConfig, fingerprint: str) -> Pictures:
+def _of_both_sets(config: MarConfig, fingerprint: dict[str, str]) -> Pictures:
     """Open query, gallery and what MAR trained on, without a cache as well."""
     inputs = open_mar_inputs(replace(config, data=replace(config.data, cache_limit_gib=0.0)))
     if inputs.fingerprint(config) != fingerprint:

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 import workers
+from comparing import assert_same_bits, assert_within, difference, differences, losses, timeless
 from torch import Tensor
 
 from raid.distributed import checkpoint
@@ -75,20 +76,10 @@ def found(out: Path, rank: int, size: int) -> Found:
     return torch.load(out / f"worker_{rank}_of_{size}.pt", weights_only=True)
 
 
-def difference(ours: Tensor, reference: Tensor) -> float:
-    """Largest difference, relative to the reference's largest entry (its norm, for a gradient)."""
-    return float((ours - reference).abs().max() / reference.abs().max())
-
-
-def differences(ours: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, float]:
-    return {key: difference(ours[key], reference[key]) for key in TOLERANCE}
-
-
 @pytest.mark.parametrize("size", SIZES[1:])
 @pytest.mark.parametrize("mode", ["ghost", "sync"])
 def test_float64_training_is_the_same_on_any_number_of_workers(out, mode, size):
-    apart = differences(found(out, 0, size)[mode], found(out, 0, 1)[mode])
-    assert all(apart[key] <= TOLERANCE[key] for key in TOLERANCE), apart
+    assert_within(found(out, 0, size)[mode], found(out, 0, 1)[mode], TOLERANCE)
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
@@ -111,16 +102,14 @@ def test_workers_are_in_lockstep_bit_for_bit(out, mode, size):
     ],
 )
 def test_planted_faults_are_caught(out, fault, caught_by):
-    apart = differences(found(out, 0, 2)[fault], found(out, 0, 1)["ghost"])
+    apart = differences(found(out, 0, 2)[fault], found(out, 0, 1)["ghost"], TOLERANCE)
     # Far outside the tolerance: the check does not pass by a hair what it should catch.
     assert apart[caught_by] > 1e4 * TOLERANCE[caught_by], apart
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
 def test_exact_float32_training_is_equal_bit_for_bit(out, size):
-    ours, reference = found(out, 0, size)["exact float32"], found(out, 0, 1)["exact float32"]
-    for key, value in reference.items():
-        assert torch.equal(ours[key], value), key
+    assert_same_bits(found(out, 0, size)["exact float32"], found(out, 0, 1)["exact float32"])
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
@@ -137,26 +126,18 @@ def state(out: Path, mode: str, size: int) -> dict[str, Any]:
     return checkpoint.load(path)
 
 
-def losses(out: Path, mode: str, size: int) -> np.ndarray:
-    return np.array([step["loss"] for step in RunFolder(out / f"{mode} {size}").steps()])
-
-
 @pytest.mark.parametrize("size", SIZES[1:])
 def test_two_epochs_with_clustering_give_the_same_labels_and_losses(out, size):
     assert torch.equal(state(out, "ghost", size)["global_labels"], state(out, "ghost", 1)["global_labels"])
-    np.testing.assert_allclose(losses(out, "ghost", size), losses(out, "ghost", 1), rtol=1e-10)
+    np.testing.assert_allclose(losses(out / f"ghost {size}"), losses(out / "ghost 1"), rtol=1e-10)
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
 def test_exact_run_with_clustering_and_evaluation_is_equal_bit_for_bit(out, size):
-    assert losses(out, "exact float32", size).tolist() == losses(out, "exact float32", 1).tolist()
-    ours, reference = state(out, "exact float32", size)["model"], state(out, "exact float32", 1)["model"]
-    assert all(torch.equal(ours[key], reference[key]) for key in reference)
-    timeless = [
-        [{k: v for k, v in epoch.items() if "time/" not in k} for epoch in RunFolder(path).metrics()]
-        for path in (out / f"exact float32 {size}", out / "exact float32 1")
-    ]
-    assert timeless[0] == timeless[1]
+    ours, reference = out / f"exact float32 {size}", out / "exact float32 1"
+    assert losses(ours).tolist() == losses(reference).tolist()
+    assert_same_bits(state(out, "exact float32", size)["model"], state(out, "exact float32", 1)["model"])
+    assert timeless(RunFolder(ours)) == timeless(RunFolder(reference))
 
 
 def test_exact_agrees_with_the_batched_way_in_float64(out, tmp_path):
@@ -171,7 +152,5 @@ def test_exact_agrees_with_the_batched_way_in_float64(out, tmp_path):
         inputs.train.cameras,
     )
     exact = replace(config.training, numerics=replace(config.numerics, reproducible="exact"))
-    apart = differences(
-        workers.train(Group.solo(), replace(job, settings=exact)), workers.train(Group.solo(), job)
-    )
-    assert all(apart[key] <= TOLERANCE[key] for key in TOLERANCE), apart
+    ours = workers.train(Group.solo(), replace(job, settings=exact))
+    assert_within(ours, workers.train(Group.solo(), job), TOLERANCE)

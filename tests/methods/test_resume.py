@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import tiny
-import torch
+from comparing import assert_same_bits, timeless, weights
+from dying import Killed, kill_at, lives
 
 from raid.config import to_yaml
 from raid.distributed import checkpoint
@@ -19,10 +21,6 @@ from raid.methods.icsr_config import IcsrConfig
 from raid.run_folder import RunFolder
 
 EPOCHS, STEPS = 2, 3
-
-
-class Killed(BaseException):
-    """Stands for the signal that ends a process: nothing handles it."""
 
 
 @pytest.fixture(scope="module")
@@ -40,58 +38,27 @@ def whole(root: Path) -> RunFolder:
     return icsr.run(configured(root, root.parent / "whole"))
 
 
+def trained(config: IcsrConfig, resume: bool) -> RunFolder:
+    return icsr.run(config, resume=resume)
+
+
 def assert_equal_runs(ours: RunFolder, whole: RunFolder) -> None:
     assert ours.steps() == whole.steps()
-    timeless = [
-        [{key: value for key, value in epoch.items() if "time/" not in key} for epoch in folder.metrics()]
-        for folder in (ours, whole)
-    ]
-    assert timeless[0] == timeless[1]
-    models = [torch.load(folder.model, weights_only=True)["model"] for folder in (ours, whole)]
-    assert models[0].keys() == models[1].keys()
-    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+    assert timeless(ours) == timeless(whole)
+    assert_same_bits(weights(ours.model), weights(whole.model))
     assert ours.local_labels.read_bytes() == whole.local_labels.read_bytes()
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, module: object, name: str, call: int, *, after: bool) -> None:
-    """End the run at a call of a function: before it, or after it has done its work."""
-    real, calls = getattr(module, name), iter(range(1, 1000))
-
-    def dying(*arguments, **keywords):
-        dies = next(calls) == call
-        if dies and not after:
-            raise Killed
-        result = real(*arguments, **keywords)
-        if dies:
-            raise Killed
-        return result
-
-    monkeypatch.setattr(module, name, dying)
-
-
-def lives(config: IcsrConfig, monkeypatch: pytest.MonkeyPatch, call: int, *, after: bool) -> int:
-    """Run until done, each life ending at the same call of `checkpoint.save`; return how many it took."""
-    for life in range(1, 100):
-        with monkeypatch.context() as patch:
-            kill_at(patch, checkpoint, "save", call, after=after)
-            try:
-                icsr.run(config, resume=life > 1)
-            except Killed:
-                continue
-        return life
-    raise AssertionError("the run gets nowhere")
 
 
 def test_killed_after_every_step_and_every_epoch(root, whole, tmp_path, monkeypatch):
     config = configured(root, tmp_path / "run")
-    assert lives(config, monkeypatch, 1, after=True) == EPOCHS * (STEPS + 1) + 1
+    assert lives(partial(trained, config), monkeypatch, 1, after=True) == EPOCHS * (STEPS + 1) + 1
     assert_equal_runs(RunFolder(config.run.folder), whole)
 
 
 def test_killed_before_every_checkpoint(root, whole, tmp_path, monkeypatch):
     # Each life writes one checkpoint and dies before the second: every step and every record is made twice.
     config = configured(root, tmp_path / "run")
-    assert lives(config, monkeypatch, 2, after=False) == EPOCHS * (STEPS + 1)
+    assert lives(partial(trained, config), monkeypatch, 2, after=False) == EPOCHS * (STEPS + 1)
     assert_equal_runs(RunFolder(config.run.folder), whole)
 
 

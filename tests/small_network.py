@@ -1,0 +1,36 @@
+"""A backbone of two convolutions, in place of a ResNet where a test is of what surrounds it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+
+from raid.models import backbone
+from raid.models.backbone import AveragePool, Backbone
+from raid.models.batch_norm import NormFactory
+
+DIMENSIONS = 16
+
+
+def build(name: str, *, norm: NormFactory, seed: int, **chosen: Any) -> Backbone:
+    """Build it as `backbone.build` does: two batch norms, features of both signs."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, bias=False),
+            norm(8),
+            nn.ReLU(),
+            nn.Conv2d(8, DIMENSIONS, 3, stride=2, bias=False),
+            norm(DIMENSIONS),
+        )
+    return Backbone(body, AveragePool(), nn.Identity(), DIMENSIONS)
+
+
+@contextmanager
+def in_use() -> Iterator[None]:
+    """Every encoder that this process makes is of this network."""
+    with mock.patch.object(backbone, "build", build):
+        yield
