@@ -15,7 +15,9 @@ def add_evaluate(commands: Commands) -> None:
         "prepare`, or data.layout=... data.root=...; without, the set of the training. Several are averaged. "
         "evaluate.rerank=true re-ranks too; the other fields of section evaluate are in `raid config icsr`.",
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a run's model.pt, or its folder")
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder, or its model.pt or pretrained.pt"
+    )
     # A default, or argparse calls them required.
     parser.add_argument("overrides", nargs="*", default=[], metavar="SAMPLES", help="FILE.parquet, or a.b=c")
     parser.add_argument(

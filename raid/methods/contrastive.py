@@ -14,27 +14,19 @@ from raid.data.streams import SAMPLING, stream
 from raid.distributed.group import Group
 from raid.losses.cluster_nce import ClusterMemory, cluster_centroids, cluster_nce
 from raid.methods.encoder import Encoder, EncoderSettings
-from raid.methods.sections import Augment, Model, Numerics, Optimizer, Sampler
+from raid.methods.sections import Optimizer, Sampler
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The sections that say how an encoder is built and trained."""
+    """How an encoder is built and trained."""
 
-    seed: int
+    encoder: EncoderSettings
     temperature: float
-    model: Model
-    augment: Augment
     sampler: Sampler
     optimizer: Optimizer
-    numerics: Numerics
-
-    @property
-    def encoder(self) -> EncoderSettings:
-        """What the encoder needs of them."""
-        return EncoderSettings(self.seed, self.model, self.augment.as_drawn(), self.numerics)
 
 
 class ContrastiveEncoder(Encoder):
@@ -96,7 +88,7 @@ class ContrastiveEncoder(Encoder):
             identities=chosen.identities,
             instances=chosen.instances,
             num_batches=num_steps,
-            generator=stream(self.training.seed, SAMPLING, *key),
+            generator=stream(self.settings.seed, SAMPLING, *key),
             camera_aware=chosen.camera_aware,
             singletons=chosen.singletons,
         )

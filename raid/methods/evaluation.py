@@ -1,91 +1,41 @@
-"""`raid evaluate`: a trained model on any set, by every protocol that applies to it."""
+"""`raid evaluate`: a trained model of any method on any set, by every protocol that applies to it."""
 
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from raid import __version__
-from raid.config import config_hash, flatten, load, loads
+from raid.config import flatten, load
 from raid.data.images import Images
-from raid.data.samples import Samples, content_hash
+from raid.data.samples import Samples
 from raid.distributed.backend import LocalBackend
 from raid.distributed.group import Group
 from raid.errors import InputError
 from raid.evaluate import Features
 from raid.extract import extract
-from raid.files import atomic_path, read_tensors
-from raid.methods.encoder import build_model, device_of
+from raid.files import atomic_path
+from raid.methods.encoder import EncoderSettings, device_of
 from raid.methods.evaluation_record import Evaluated, as_record, as_text, file_name
-from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import load_samples, open_retrieval, protocol_of
+from raid.methods.known import MethodConfig
+from raid.methods.mar_config import MarConfig
+from raid.methods.mar_inputs import rows_of_people
+from raid.methods.sections import Data
+from raid.methods.trained import Trained
 from raid.models.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 
 NUM_SPLITS = {"cuhk03": 20, "viper": 10}  # layouts whose test images are drawn several times
+_OF_ONE_SET = ("dukemtmc", "msmt17", "cuhk03", "viper")  # layouts that no other set is unpacked in
 _ALL_SPLITS = "data.split_number=all"
 # What stays of the training's section data when the set is another one.
 _OF_THE_MODEL = ("data.height", "data.width", "data.on_error", "data.cache_folder", "data.cache_limit_gib")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A file that a training wrote (`model.pt`): the weights and the configuration they came of."""
-
-    path: Path
-    weights: dict[str, Tensor]
-    config: IcsrConfig
-
-    @staticmethod
-    def read(path: Path) -> "Trained":
-        """Read a model, or that of a run folder; nothing in it is executed.
-
-        Raises:
-            InputError: there is none, or the file is no model that raid wrote.
-        """
-        if path.is_dir():
-            path = path / "model.pt"
-            if not path.exists():
-                raise InputError(f"{path}: there is no such file: not a run folder, or its run has not ended")
-        elif not path.exists():
-            raise InputError(f"{path}: there is no such file: give a run's model.pt or its folder")
-        content = read_tensors(path)
-        if not isinstance(content, dict) or not isinstance(content.get("config"), str):
-            raise InputError(f"{path}: not a model that a run of raid ended with: it has no configuration")
-        return Trained(path, content.get("model", {}), loads(IcsrConfig, content["config"], str(path)))
-
-    def model(self, config: IcsrConfig) -> Backbone:
-        """Build the network of `config` with the weights.
-
-        Raises:
-            InputError: they do not fit it.
-        """
-        model = build_model(config.training.encoder, Group.solo()).to(dtype=config.training.encoder.dtype)
-        try:
-            model.load_state_dict(self.weights)
-        except (RuntimeError, TypeError, AttributeError) as error:  # other shapes, or no state dict at all
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{self.path}: its weights do not fit {config.model.backbone}: {reason[:200]}"
-            ) from error
-        return model
-
-    def identity(self) -> dict[str, Any]:
-        """Return what says which model it is."""
-        return {
-            "path": str(self.path),
-            "content": content_hash(self.path.read_bytes()),
-            "config_hash": config_hash(self.config),
-            "raid": __version__,
-        }
 
 
 def evaluate_checkpoint(
@@ -97,8 +47,10 @@ def evaluate_checkpoint(
 ) -> str:
     """Evaluate a model on one or several sets, store the figures, and return them as text.
 
+    Images are normalised as those of the training were: by the file's mean and deviation on any set.
+
     Args:
-        checkpoint: a run's model, or its folder.
+        checkpoint: a run's model, or its folder; MAR's pretrained.pt is a model too.
         manifests: sets; without, the one that section data names, which is that of the training where no
             override says otherwise.
         overrides: `a.b=c` texts that go before the checkpoint's configuration. With another data.layout,
@@ -112,7 +64,7 @@ def evaluate_checkpoint(
     trained = Trained.read(checkpoint)
     configs = _configs(trained.config, manifests, overrides)
     sets = [load_samples(config.data) for config in configs]  # all mistakes before any work
-    _warn_of_training_people(trained.config, configs)
+    _warn_of_training_people(trained, configs, sets)
     config = configs[0]  # they differ in the set alone
     protocols = {protocol_of(of_set, each.data) for of_set, each in zip(sets, configs, strict=True)}
     if len(protocols) > 1:
@@ -120,9 +72,10 @@ def evaluate_checkpoint(
     on_gpu = device_of(config.run.device).type == "cuda"
     LocalBackend(workers=1, threads=config.numerics.threads, on_gpu=on_gpu).prepare(trained.path.parent)
     torch.set_num_threads(config.numerics.threads)
-    model = trained.model(config)
+    settings = config.encoder(trained.statistics)
+    model = trained.network(settings)
     found = [
-        _evaluated(partial(_features, model, each, trained.path), each, samples)
+        _evaluated(partial(_features, model, settings, config, trained.path), each, samples)
         for each, samples in zip(configs, sets, strict=True)
     ]
     out = out or trained.path.with_name(file_name(found))
@@ -135,28 +88,54 @@ def evaluate_checkpoint(
         raise InputError(
             f"{out}: cannot be written: {error.strerror or error}; choose another by --out"
         ) from error
-    return f"{as_text(found, config.evaluate)}\nstored in {out}"
+    lines = [as_text(found, config.evaluate)]
+    if trained.has_own_colours:
+        lines.append("colours normalised by mean and deviation of the training's target, whatever the set")
+    return "\n".join([*lines, f"stored in {out}"])
 
 
-def _configs(trained: IcsrConfig, manifests: Sequence[Path], overrides: Sequence[str]) -> list[IcsrConfig]:
+def _configs(
+    trained: MethodConfig, manifests: Sequence[Path], overrides: Sequence[str]
+) -> list[MethodConfig]:
     """Return the configuration of every evaluation: they differ in the set alone."""
+    schema = type(trained)
     given = [text for text in overrides if text != _ALL_SPLITS]
     of_sets = [["data.layout=manifest", f"data.root={json.dumps(str(path))}"] for path in manifests]
     if of_sets and any(text.startswith("data.root=") for text in overrides):
         raise InputError("data.root: give manifests or the root of a set, not both")
     if len(given) < len(overrides):
-        layout = load(IcsrConfig, overrides=_texts(trained, given)).data.layout
+        layout = load(schema, overrides=_texts(trained, given)).data.layout
         if layout not in NUM_SPLITS:
             raise InputError(
                 f"{_ALL_SPLITS}: layout {layout} has one split; those with more: {', '.join(NUM_SPLITS)}"
             )
         of_sets = [[f"data.split_number={number}"] for number in range(NUM_SPLITS[layout])]
-    return [load(IcsrConfig, overrides=_texts(trained, [*given, *of_set])) for of_set in of_sets or [[]]]
+    return [load(schema, overrides=_texts(trained, [*given, *of_set])) for of_set in of_sets or [[]]]
 
 
-def _warn_of_training_people(trained: IcsrConfig, configs: Sequence[IcsrConfig]) -> None:
-    """Warn of splits whose test half the model was trained on in part."""
-    own = trained.data
+def _warn_of_training_people(
+    trained: Trained, configs: Sequence[MethodConfig], sets: Sequence[Samples]
+) -> None:
+    """Warn of test images of people whose images the model was trained on."""
+    _warn_of_splits(trained.config.data, configs)
+    if not isinstance(trained.config, MarConfig):
+        return
+    _warn_of_splits(trained.config.source_data, configs)
+    if not trained.config.auxiliary.endswith("all"):
+        return
+    for config, samples in zip(configs, sets, strict=True):
+        if _is_source(trained, trained.config.source_data, config.data, samples):
+            logger.warning(
+                "data.root: %s is the model's source set, and the people of its query and gallery are among "
+                "the reference persons (auxiliary=%s): its figures are too high; evaluate on another set, or "
+                "train with auxiliary=train",
+                config.data.root,
+                trained.config.auxiliary,
+            )
+
+
+def _warn_of_splits(own: Data, configs: Sequence[MethodConfig]) -> None:
+    """Warn of other splits of a set that was trained on: people of their test halves were among it."""
     others = [config.data.split_number for config in configs if config.data.split_number != own.split_number]
     if others and own.layout in NUM_SPLITS and own.layout == configs[0].data.layout:
         logger.warning(
@@ -167,7 +146,25 @@ def _warn_of_training_people(trained: IcsrConfig, configs: Sequence[IcsrConfig])
         )
 
 
-def _texts(trained: IcsrConfig, overrides: Sequence[str]) -> list[str]:
+def _is_source(trained: Trained, source: Data, data: Data, samples: Samples) -> bool:
+    """Whether a set is the one that the reference persons are of.
+
+    It is where it is read alike from the same place, has a layout that one set alone has, or shows the same
+    images of the same people under the same relative paths, wherever they have been moved to. Copies under
+    other paths are not known again: the model keeps one hash of its source, none of each image.
+    """
+    assert data.root is not None  # Data.problems, as the next
+    assert source.root is not None
+    if data.layout == source.layout and source.layout in _OF_ONE_SET:
+        return True
+    same_place = data.root.expanduser().resolve() == source.root.expanduser().resolve()
+    if same_place and (data.layout, data.pattern) == (source.layout, source.pattern):
+        return True
+    reference = samples.take(rows_of_people(samples, source.layout, everybody=True))
+    return reference.fingerprint() == trained.source
+
+
+def _texts(trained: MethodConfig, overrides: Sequence[str]) -> list[str]:
     """Return what an evaluation keeps of the training's configuration, then the overrides."""
     other_set = any(text.startswith("data.layout=") for text in overrides)
     kept = {
@@ -179,7 +176,7 @@ def _texts(trained: IcsrConfig, overrides: Sequence[str]) -> list[str]:
     return [*(f"{path}={json.dumps(value)}" for path, value in kept.items()), *overrides]
 
 
-def _evaluated(extract: Callable[[Images], Features], config: IcsrConfig, samples: Samples) -> Evaluated:
+def _evaluated(extract: Callable[[Images], Features], config: MethodConfig, samples: Samples) -> Evaluated:
     """Extract and rank one set."""
     options = config.evaluate
     retrieval = open_retrieval(samples, config.data, multi_query=options.multi_query)
@@ -205,8 +202,9 @@ def _evaluated(extract: Callable[[Images], Features], config: IcsrConfig, sample
     return Evaluated(facts, rankings)
 
 
-def _features(model: Backbone, config: IcsrConfig, checkpoint: Path, images: Images) -> Features:
-    settings = config.training.encoder
+def _features(
+    model: Backbone, settings: EncoderSettings, config: MethodConfig, checkpoint: Path, images: Images
+) -> Features:
     device, dtype = device_of(config.run.device), settings.dtype
     features = extract(
         model.to(device=device, dtype=dtype),

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from raid.config import Schema
+from raid.data.statistics import IMAGENET, Statistics
 from raid.methods.contrastive import Settings
+from raid.methods.encoder import EncoderSettings
 from raid.methods.sections import (
     Augment,
     Clustering,
@@ -153,18 +155,14 @@ class IcsrConfig(Schema):
         depends = self.scale == "weak" or self.model.batch_norm == "local"
         return ("run.workers",) if depends else ()
 
+    def encoder(self, statistics: Statistics = IMAGENET) -> EncoderSettings:
+        """Return what the encoder needs; it sees images by `statistics`."""
+        return EncoderSettings(self.seed, self.model, self.augment.as_drawn(statistics), self.numerics)
+
     @property
     def camera_training(self) -> Settings:
         """What the encoder of a camera needs, whatever the number of workers."""
-        return Settings(
-            self.seed,
-            self.temperature,
-            self.model,
-            self.augment,
-            self.sampler,
-            self.optimizer,
-            self.numerics,
-        )
+        return Settings(self.encoder(), self.temperature, self.sampler, self.optimizer)
 
     @property
     def training(self) -> Settings:

@@ -13,7 +13,7 @@ from raid.data.statistics import IMAGENET, Statistics, channel_statistics
 from raid.errors import InputError
 from raid.methods.inputs import Inputs, load_samples, open_inputs, open_part
 from raid.methods.mar_config import MarConfig
-from raid.methods.sections import Data, ImageSet
+from raid.methods.sections import ImageSet
 from raid.ops.neighbors import MapBlocks
 from raid.report import TrainingSets
 
@@ -117,9 +117,8 @@ def _of_source(message: str, config: MarConfig) -> str:
 
 def _open_source(config: MarConfig) -> SourceSet:
     data = config.source_data
-    whole = load_samples(data)
-    rows = _rows_of_people(whole, data, everybody=config.auxiliary.endswith("all"))
-    samples, images = open_part(whole.take(rows), data)
+    samples, facts = source_samples(config)
+    samples, images = open_part(samples, data)
     labels = relabel(samples.identities)
     if labels.max(initial=-1) < 1:
         raise InputError(
@@ -132,20 +131,35 @@ def _open_source(config: MarConfig) -> SourceSet:
             "a model of this run must not be evaluated on that set",
             config.auxiliary,
         )
-    return SourceSet(samples, images, labels, whole.facts)
+    return SourceSet(samples, images, labels, facts)
 
 
-def _rows_of_people(samples: Samples, data: Data, *, everybody: bool) -> Ints:
+def source_samples(config: MarConfig) -> tuple[Samples, dict[str, str]]:
+    """Return the images of the reference persons, not decoded, and the facts of the set they are of.
+
+    Raises:
+        InputError: as `open_mar_inputs`.
+    """
+    data, everybody = config.source_data, config.auxiliary.endswith("all")
+    try:
+        whole = load_samples(data)
+    except InputError as error:
+        raise InputError(_FIELD.sub(r"source.\1", str(error))) from error
+    rows = rows_of_people(whole, data.layout, everybody=everybody)
+    if len(rows) == 0:
+        raise InputError(
+            f"source.root: {data.root} has no image of a known person among "
+            f"{'its images' if everybody else 'its training images'} (splits: {', '.join(whole.splits)})"
+        )
+    return whole.take(rows), whole.facts
+
+
+def rows_of_people(samples: Samples, layout: str, *, everybody: bool) -> Ints:
     """Return the rows of the training half, or of all images, that show somebody known."""
     splits = np.array(samples.table["split"].to_pylist(), dtype=str)
     wanted = np.isin(splits, ("train", "query", "gallery")) if everybody else splits == "train"
     known = samples.identities >= 0
-    if data.layout == "market1501":
+    if layout == "market1501":
         known &= (samples.identities > 0) | (splits == "train")  # 0000 of the test half is nobody
     rows: Ints = np.flatnonzero(wanted & known)
-    if len(rows) == 0:
-        raise InputError(
-            f"source.root: {data.root} has no image of a known person among "
-            f"{'its images' if everybody else 'its training images'} (splits: {', '.join(samples.splits)})"
-        )
     return rows

@@ -132,7 +132,7 @@ def probe_encoder(config: IcsrConfig, *, tflops: float | None) -> EncoderSpeed:
     batch = settings.sampler.batch_size if device.type == "cuda" else _CPU_BATCH
     settings = replace(
         settings,
-        model=replace(settings.model, ghost_size=batch),
+        encoder=replace(settings.encoder, model=replace(settings.encoder.model, ghost_size=batch)),
         sampler=replace(settings.sampler, identities=max(1, batch // settings.sampler.instances)),
     )
     torch.set_num_threads(config.numerics.threads)

@@ -127,7 +127,8 @@ def test_a_manifest_is_evaluated_by_every_protocol_that_applies(config, model, s
     assert figures["eval/rerank/mAP"] != figures["eval/mAP"]
 
     assert record["checkpoint"] == {
-        "path": str(model), "content": content_hash(before), "config_hash": config_hash(config),
+        "path": str(model), "method": "icsr", "content": content_hash(before),
+        "config_hash": config_hash(config), "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
         "raid": __version__,
     }  # fmt: skip
     assert record["options"] == {
@@ -142,6 +143,7 @@ def test_a_manifest_is_evaluated_by_every_protocol_that_applies(config, model, s
     }  # fmt: skip
     assert {"mean", "deviation"}.isdisjoint(record)
     assert "version 2" in out
+    assert "colours" not in out
 
 
 def test_without_samples_a_run_is_evaluated_on_its_own_set(config, model, root, tmp_path, capsys):
