@@ -172,7 +172,7 @@ class Sender:
         there, wanted = run.data.params, parameters(self._folder)
         recorded = self._folder.recorded()
         facts = {f"data.{name}": value for name, value in recorded["set"].items()}
-        tags = {"data_fingerprint": str(recorded["data"]), **facts, **self._record.tags}
+        tags = {**_fingerprints(recorded["data"]), **facts, **self._record.tags}
         # A parameter never changes in MLflow; a resumed run may have other workers.
         changed = [f"{name}={value}" for name, value in wanted.items() if there.get(name, value) != value]
         if changed:
@@ -243,6 +243,15 @@ class Sender:
         ]
         what = f"sent {', '.join(parts)}" if parts else "nothing new"
         return f"{what}; {self._status} as run {self._run_id} at {shown(self._uri)}"
+
+
+def _fingerprints(data: str | Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of what a run was made of: of the set alone, or of several things by their fields."""
+    if isinstance(data, str):
+        return {"data_fingerprint": data}
+    return {
+        f"{path.removesuffix('.root').replace('.', '_')}_fingerprint": value for path, value in data.items()
+    }
 
 
 def _experiment_id(client: "MlflowClient", name: str, uri: str) -> str:
