@@ -4,7 +4,6 @@ Each worker writes what it ended with, so that the test can compare workers with
 training on one worker.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,13 +24,9 @@ from raid.losses.cross_view import CrossViewCentre
 from raid.methods import mar, mar_losses, mar_stage
 from raid.methods.encoder import Encoder
 from raid.methods.mar_adaptation import AdaptationStage
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_inputs import MarInputs, measured
 from raid.methods.mar_pretraining import PretrainingStage
 from raid.methods.mar_stage import MarJob, Worker
-from raid.methods.mar_weights import starting_weights
 from raid.methods.multilabel_table import MultilabelTable
-from raid.run_folder import RunFolder
 
 PRETRAINING_STEPS, STEPS = 2, 4
 Patch = Callable[[Group], Any]
@@ -53,20 +48,6 @@ class Job:
     faults: bool
     runs: list[Run]
     out: Path
-
-
-def job_of(config: MarConfig, inputs: MarInputs, folder: Path) -> MarJob:
-    """What `mar.run` gives its workers."""
-    made_of = inputs.fingerprint(config)
-    return MarJob(
-        config,
-        inputs,
-        measured(config, inputs),
-        starting_weights(config, inputs.source),
-        RunFolder.open(folder, config, made_of, method="mar", resume=True, fresh=False),
-        before={},
-        started=time.time(),
-    )
 
 
 @contextmanager

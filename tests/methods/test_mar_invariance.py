@@ -1,7 +1,6 @@
 """The result of MAR does not depend on the number of workers (design.md section 3, invariance.md)."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import mar_workers
 import numpy as np
 import pytest
 import small_network
-import tiny
 import torch
 from comparing import (
     assert_same_bits,
@@ -20,7 +18,8 @@ from comparing import (
     timeless,
     weights,
 )
-from mar_workers import PRETRAINING_STEPS, STEPS, Run, job_of
+from mar_steps import configured, job_of
+from mar_workers import PRETRAINING_STEPS, STEPS, Run
 from torch import Tensor
 
 from raid.distributed import checkpoint
@@ -29,7 +28,7 @@ from raid.distributed.fanout import InProcess
 from raid.distributed.group import Group
 from raid.methods import mar
 from raid.methods.mar_config import MarConfig
-from raid.methods.mar_inputs import open_mar_inputs
+from raid.methods.mar_inputs import MarInputs, open_mar_inputs
 from raid.methods.mar_stage import MarJob
 from raid.run_folder import RunFolder
 
@@ -52,35 +51,43 @@ KILLED_AFTER = 4
 Found = dict[str, dict[str, Tensor]]
 
 
-def configured(root: Path, folder: Path, **overrides: Any) -> MarConfig:
+def made(sets: Path, folder: Path, **overrides: Any) -> MarConfig:
     given = {"training__epochs": 2, "training__steps": 2, "pretraining__steps": 2, "evaluate__every": 0}
-    return tiny.mar_config(root / "source", root / "target", folder, **given, **overrides)
+    return configured(sets, folder, **given, **overrides)
+
+
+def begun(config: MarConfig, inputs: MarInputs) -> MarJob:
+    """Return a run in a folder of its own."""
+    made_of = inputs.fingerprint(config)
+    RunFolder.open(config.run.folder, config, made_of, method="mar", resume=True, fresh=False)
+    return job_of(config, inputs)
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def out(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Train in every mode on 1, 2 and 4 workers, with the faults on 2; one start of the workers each.
 
     The network is a small one: that a ResNet's own sums do not depend on the workers is known of ICSR.
     """
-    with small_network.in_use():
-        yield _trained(tmp_path_factory)
-
-
-def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("mar_invariance")
-    tiny.write_source(out / "source")
-    tiny.write_images(out / "target")
-    configs = {name: configured(out, out, **overrides) for name, overrides in MODES.items()}
-    inputs = open_mar_inputs(configs["ghost"])
-    modes = {name: job_of(config, inputs, out / name) for name, config in configs.items()}
-    frequent = configured(out, out, multilabel__table="sharded", run__checkpoint_steps=1)
+    with small_network.in_use():
+        _train(sets, out)
+        yield out
 
-    def interrupted(number: int) -> MarJob:
-        return job_of(frequent, inputs, out / f"begun on {number}")
+
+def _train(sets: Path, out: Path) -> None:
+    inputs = open_mar_inputs(configured(sets))
+    modes = {name: job_of(made(sets, out, **chosen), inputs) for name, chosen in MODES.items()}
+
+    def whole(mode: str, size: int) -> MarJob:
+        return begun(made(sets, out / f"{mode} {size}", **MODES[mode]), inputs)
+
+    def interrupted(size: int) -> MarJob:
+        folder = out / f"begun on {size}"
+        return begun(made(sets, folder, run__checkpoint_steps=1, **MODES["sharded"]), inputs)
 
     for size in SIZES:
-        runs = [Run(job_of(configs[name], inputs, out / f"{name} {size}")) for name in RUN_MODES]
+        runs = [Run(whole(mode, size)) for mode in RUN_MODES]
         if size < 4:
             runs.append(Run(interrupted(size), KILLED_AFTER))
         if size == 2:
@@ -88,7 +95,6 @@ def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         job = mar_workers.Job(modes, size == 2, runs, out)
         LocalBackend(workers=size, threads=1, on_gpu=False).run_workers(mar_workers.work, job)
     mar.train(Group.solo(), InProcess(), interrupted(2))
-    return out
 
 
 def found(out: Path, rank: int, size: int) -> Found:
@@ -195,10 +201,7 @@ def test_an_exact_float32_run_with_its_evaluation_is_equal_bit_for_bit(out, size
         assert (ours / name).read_bytes() == (reference / name).read_bytes()
 
 
-def test_exact_agrees_with_the_batched_way_in_float64(out):
-    config = configured(out, out)
-    inputs = open_mar_inputs(config)
-    job = job_of(config, inputs, out / "batched")
-    exact = replace(config, numerics=replace(config.numerics, reproducible="exact"))
-    ours = mar_workers.train(Group.solo(), InProcess(), replace(job, config=exact))
+def test_exact_agrees_with_the_batched_way_in_float64(out, sets):
+    config = made(sets, out, numerics__reproducible="exact")
+    ours = mar_workers.train(Group.solo(), InProcess(), job_of(config, open_mar_inputs(config)))
     assert_within(ours, found(out, 0, 1)["ghost"], TOLERANCE)

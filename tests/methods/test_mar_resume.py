@@ -13,6 +13,7 @@ import small_network
 import tiny
 from comparing import assert_same_bits, timeless, weights
 from dying import Killed, kill_at, lives
+from mar_steps import configured
 
 from raid.distributed import checkpoint
 from raid.errors import InputError
@@ -31,20 +32,12 @@ def small() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("mar_resume")
-    tiny.write_source(root / "source")
-    tiny.write_images(root / "target")
-    return root
-
-
-def configured(root: Path, folder: Path, every: int = 1, **overrides: Any) -> MarConfig:
+def made(sets: Path, folder: Path, every: int = 1, **overrides: Any) -> MarConfig:
     given = {
         "pretraining__epochs": STAGES[0], "pretraining__steps": STEPS, "training__epochs": STAGES[1],
         "training__steps": STEPS, "multilabel__scale": "auto", "run__checkpoint_steps": every,
     }  # fmt: skip
-    return tiny.mar_config(root / "source", root / "target", folder, **{**given, **overrides})
+    return configured(sets, folder, **{**given, **overrides})
 
 
 def trained(config: MarConfig, resume: bool) -> RunFolder:
@@ -52,9 +45,9 @@ def trained(config: MarConfig, resume: bool) -> RunFolder:
 
 
 @pytest.fixture(scope="module")
-def whole(root: Path) -> RunFolder:
+def whole(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The run that nobody disturbs."""
-    return mar.run(configured(root, root / "whole"))
+    return mar.run(made(sets, tmp_path_factory.mktemp("mar_resume") / "whole"))
 
 
 def assert_equal_runs(ours: RunFolder, whole: RunFolder) -> None:
@@ -66,15 +59,15 @@ def assert_equal_runs(ours: RunFolder, whole: RunFolder) -> None:
         assert_same_bits(weights(ours.path / name), weights(whole.path / name))
 
 
-def test_killed_after_every_step_and_every_epoch(root, whole, tmp_path, monkeypatch):
-    config = configured(root, tmp_path / "run")
+def test_killed_after_every_step_and_every_epoch(sets, whole, tmp_path, monkeypatch):
+    config = made(sets, tmp_path / "run")
     assert lives(partial(trained, config), monkeypatch, 1, after=True) == SAVES + 1
     assert_equal_runs(RunFolder(config.run.folder), whole)
 
 
-def test_killed_before_every_checkpoint(root, whole, tmp_path, monkeypatch):
+def test_killed_before_every_checkpoint(sets, whole, tmp_path, monkeypatch):
     # Each life writes one checkpoint and dies before the second: every step and every record is made twice.
-    config = configured(root, tmp_path / "run")
+    config = made(sets, tmp_path / "run")
     assert lives(partial(trained, config), monkeypatch, 2, after=False) == SAVES
     assert_equal_runs(RunFolder(config.run.folder), whole)
 
@@ -91,8 +84,8 @@ def test_killed_before_every_checkpoint(root, whole, tmp_path, monkeypatch):
         (mar, "write_report", False),
     ],
 )
-def test_killed_between_the_stages_and_at_the_end(root, whole, tmp_path, monkeypatch, module, name, after):
-    config = configured(root, tmp_path / "run", every=0)
+def test_killed_between_the_stages_and_at_the_end(sets, whole, tmp_path, monkeypatch, module, name, after):
+    config = made(sets, tmp_path / "run", every=0)
     with monkeypatch.context() as patch:
         kill_at(patch, module, name, 1, after=after)
         with pytest.raises(Killed):
@@ -104,8 +97,8 @@ def test_killed_between_the_stages_and_at_the_end(root, whole, tmp_path, monkeyp
     assert_equal_runs(mar.run(config, resume=True), whole)
 
 
-def test_killed_at_the_end_of_the_first_epoch_without_any_checkpoint(root, whole, tmp_path, monkeypatch):
-    config = configured(root, tmp_path / "run", every=0)
+def test_killed_at_the_end_of_the_first_epoch_without_any_checkpoint(sets, whole, tmp_path, monkeypatch):
+    config = made(sets, tmp_path / "run", every=0)
     with monkeypatch.context() as patch:
         kill_at(patch, checkpoint, "save", 1, after=False)
         with pytest.raises(Killed):
@@ -114,15 +107,15 @@ def test_killed_at_the_end_of_the_first_epoch_without_any_checkpoint(root, whole
     assert_equal_runs(mar.run(config, resume=True), whole)
 
 
-def test_a_finished_run_resumes_to_itself(root, whole):
+def test_a_finished_run_resumes_to_itself(sets, whole):
     before = {path.name: path.read_bytes() for path in whole.path.iterdir() if path.name in FILES}
     assert set(before) == set(FILES)
-    again = mar.run(configured(root, whole.path), resume=True)
+    again = mar.run(made(sets, whole.path), resume=True)
     assert {name: (again.path / name).read_bytes() for name in FILES} == before
 
 
-def test_fresh_starts_over(root, whole, tmp_path, monkeypatch):
-    config = configured(root, tmp_path / "run")
+def test_fresh_starts_over(sets, whole, tmp_path, monkeypatch):
+    config = made(sets, tmp_path / "run")
     with monkeypatch.context() as patch:
         kill_at(patch, checkpoint, "save", SAVES - 1, after=True)
         with pytest.raises(Killed):
@@ -130,32 +123,32 @@ def test_fresh_starts_over(root, whole, tmp_path, monkeypatch):
     assert_equal_runs(mar.run(config, fresh=True), whole)
 
 
-def test_a_start_from_another_run_s_stage_1_is_gone_on_with(root, whole, tmp_path, monkeypatch):
+def test_a_start_from_another_run_s_stage_1_is_gone_on_with(sets, whole, tmp_path, monkeypatch):
     pretrained = {"pretraining__checkpoint": str(whole.path / "pretrained.pt")}
-    config = configured(root, tmp_path / "run", **pretrained)
+    config = made(sets, tmp_path / "run", **pretrained)
     assert lives(partial(trained, config), monkeypatch, 1, after=True) == STAGES[1] * (STEPS + 1) + 1
     assert_same_bits(weights(config.run.folder / "model.pt"), weights(whole.model))
 
 
-def test_another_configuration_is_refused(root, whole):
-    config = configured(root, whole.path, losses__beta=0.3)
+def test_another_configuration_is_refused(sets, whole):
+    config = made(sets, whole.path, losses__beta=0.3)
     with pytest.raises(InputError, match=r"losses\.beta was 0\.2, is 0\.3"):
         mar.run(config, resume=True)
 
 
 @pytest.mark.parametrize(("path", "write"), [("source", tiny.write_source), ("data", tiny.write_images)])
-def test_other_images_are_refused(root, whole, tmp_path, path, write):
+def test_other_images_are_refused(sets, whole, tmp_path, path, write):
     other = write(tmp_path / "other", num_identities=12)
-    config = configured(root, whole.path, **{f"{path}__root": str(other)})
+    config = made(sets, whole.path, **{f"{path}__root": str(other)})
     with pytest.raises(InputError, match=rf"^{path}\.root: the images differ from those that .*whole was"):
         mar.run(config, resume=True)
 
 
-def test_another_pretrained_checkpoint_is_refused(root, whole, tmp_path):
+def test_another_pretrained_checkpoint_is_refused(sets, whole, tmp_path):
     one = {"pretraining__checkpoint": str(whole.path / "pretrained.pt")}
-    run = mar.run(configured(root, tmp_path / "run", training__epochs=1, **one))
+    run = mar.run(made(sets, tmp_path / "run", training__epochs=1, **one))
     other = {"pretraining__checkpoint": str(whole.model)}  # the same agents, further on
     for start in (other, {}):
-        config = configured(root, run.path, training__epochs=1, **start)
+        config = made(sets, run.path, training__epochs=1, **start)
         with pytest.raises(InputError, match=r"^pretraining\.checkpoint: is not the file that .*was made"):
             mar.run(config, resume=True)
