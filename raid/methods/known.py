@@ -4,9 +4,10 @@ from typing import TypeAlias
 
 from raid.distributed.backend import Backend
 from raid.errors import InputError
-from raid.methods import icsr, mar
+from raid.methods import icsr, icsr_plan, mar, mar_plan
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.mar_config import MarConfig
+from raid.methods.plan import Given
 from raid.run_folder import RunFolder
 
 MethodConfig: TypeAlias = IcsrConfig | MarConfig
@@ -32,3 +33,10 @@ def run(config: MethodConfig, backend: Backend, *, resume: bool, fresh: bool) ->
     if isinstance(config, IcsrConfig):
         return icsr.run(config, backend, resume=resume, fresh=fresh)
     return mar.run(config, backend, resume=resume, fresh=fresh)
+
+
+def plan(config: MethodConfig, given: Given, *, tflops: float | None) -> tuple[str, list[str]]:
+    """Return what a run of `config` will take, and what of it does not fit; see its method's `plan_run`."""
+    if isinstance(config, IcsrConfig):
+        return icsr_plan.plan_run(config, given, tflops=tflops)
+    return mar_plan.plan_run(config, given, tflops=tflops)
