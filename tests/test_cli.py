@@ -14,7 +14,7 @@ from raid.config import describe, load
 from raid.data.render import Settings
 from raid.data.samples import Samples
 from raid.errors import InputError
-from raid.methods import demo_icsr, icsr
+from raid.methods import icsr, icsr_demo
 from raid.methods.icsr_config import IcsrConfig
 from raid.run_folder import RunFolder
 
@@ -162,7 +162,7 @@ def test_resume_and_fresh_are_said_or_not(called, file, options, resume, fresh):
 def test_demo_gets_its_seeds(monkeypatch, capsys, file):
     calls = []
     monkeypatch.setattr(
-        demo_icsr,
+        icsr_demo,
         "compare",
         lambda config, backend, num_seeds: calls.append((config.seed, num_seeds)) or "the table",
     )

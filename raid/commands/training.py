@@ -72,9 +72,10 @@ def add_plan(commands: Commands) -> None:
         "plan",
         help="say how long a run will take, and how much memory, before it starts",
         description="Probe this machine for some seconds and reckon every step of the run. The images are "
-        "counted where data.root is; with --images there need be none. Exit status 2: it does not fit.",
+        "counted where data.root is (and source.root, for mar); with --images, or --source-images and "
+        "--source-people, there need be none. Exit status 2: it does not fit.",
     )
-    parser.add_argument("method", choices=["icsr"])
+    parser.add_argument("method", choices=[*_HELP], metavar="METHOD", help=" or ".join(_HELP))
     add_configuration(parser)
     parser.add_argument("--workers", type=positive, metavar="W", help="in place of run.workers")
     parser.add_argument("--images", type=positive, metavar="N", help="training images")
@@ -84,6 +85,10 @@ def add_plan(commands: Commands) -> None:
     parser.add_argument("--query", type=positive, metavar="N", default=0, help="query images (0)")
     parser.add_argument("--gallery", type=positive, metavar="N", default=0, help="gallery images (0)")
     parser.add_argument(
+        "--source-images", type=positive, metavar="N", help="mar: images of the reference persons"
+    )
+    parser.add_argument("--source-people", type=positive, metavar="N", help="mar: reference persons")
+    parser.add_argument(
         "--tflops", type=float, metavar="X", help="10^12 operations a second, of processors not at hand"
     )
     parser.set_defaults(run=_plan)
@@ -92,23 +97,24 @@ def add_plan(commands: Commands) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from raid import log
     from raid.config import load
-    from raid.methods.icsr_config import IcsrConfig
-    from raid.methods.plan import Counts, counts_of, plan_run
+    from raid.methods import known
+    from raid.methods.plan import Counts, Given
 
     log.configure()
     overrides = list(options.overrides)
     if options.workers:
         overrides.append(f"run.workers={options.workers}")
+    target = None
     if options.images:
         overrides.append("data.root=not-needed")
-    config = load(IcsrConfig, options.file, overrides)
-    if options.images:
-        share, rest = divmod(options.images, options.cameras)
-        cameras = tuple(share + (camera < rest) for camera in range(options.cameras))
-        counts = Counts(cameras, options.query, options.gallery)
-    else:
-        counts = counts_of(config)
-    text, misfits = plan_run(config, counts, tflops=options.tflops)
+        target = Counts.shared(options.images, options.cameras, options.query, options.gallery)
+    elif options.query or options.gallery or options.cameras > 1:
+        raise InputError("--cameras, --query, --gallery: go with --images; without, the set is counted")
+    if options.source_images and options.method == "mar":
+        overrides.append("source.root=not-needed")
+    config = load(known.config_of(options.method), options.file, overrides)
+    given = Given(target, options.source_images, options.source_people)
+    text, misfits = known.plan(config, given, tflops=options.tflops)
     print(text)
     if misfits:
         raise InputError("\n".join(f"it does not fit: {line}" for line in misfits))

@@ -4,9 +4,10 @@ from typing import TypeAlias
 
 from raid.distributed.backend import Backend
 from raid.errors import InputError
-from raid.methods import demo_icsr, demo_mar, icsr, mar
+from raid.methods import icsr, icsr_demo, icsr_plan, mar, mar_demo, mar_plan
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.mar_config import MarConfig
+from raid.methods.plan import Given
 from raid.run_folder import RunFolder
 
 MethodConfig: TypeAlias = IcsrConfig | MarConfig
@@ -37,5 +38,12 @@ def run(config: MethodConfig, backend: Backend, *, resume: bool, fresh: bool) ->
 def compare(config: MethodConfig, backend: Backend, *, num_seeds: int) -> str:
     """Return the demonstration of a method as text; see there."""
     if isinstance(config, IcsrConfig):
-        return demo_icsr.compare(config, backend, num_seeds=num_seeds)
-    return demo_mar.compare(config, backend, num_seeds=num_seeds)
+        return icsr_demo.compare(config, backend, num_seeds=num_seeds)
+    return mar_demo.compare(config, backend, num_seeds=num_seeds)
+
+
+def plan(config: MethodConfig, given: Given, *, tflops: float | None) -> tuple[str, list[str]]:
+    """Return what a run of `config` will take, and what of it does not fit; see its method's `plan_run`."""
+    if isinstance(config, IcsrConfig):
+        return icsr_plan.plan_run(config, given, tflops=tflops)
+    return mar_plan.plan_run(config, given, tflops=tflops)

@@ -29,7 +29,7 @@ from raid.errors import InputError
 from raid.methods.encoder import device_of
 from raid.methods.launch import local_backend, tracked
 from raid.methods.mar_adaptation import adapt
-from raid.methods.mar_check import check
+from raid.methods.mar_check import check, check_memory
 from raid.methods.mar_config import MarConfig
 from raid.methods.mar_inputs import measured, open_mar_inputs
 from raid.methods.mar_pretraining import pretrain
@@ -63,6 +63,7 @@ def run(
         check(config, inputs)
         weights = starting_weights(config, inputs.source)
         backend.prepare(config.run.folder)
+        check_memory(config, inputs, weights.agents.shape[1], backend.memory_bytes())
     folder = RunFolder.open(
         config.run.folder,
         config,

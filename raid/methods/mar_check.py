@@ -5,8 +5,11 @@ import logging
 import numpy as np
 
 from raid.errors import InputError
+from raid.methods.encoder import device_of
 from raid.methods.mar_config import MarConfig
 from raid.methods.mar_inputs import MarInputs
+from raid.methods.mar_memory import MarSizes, first_worker_bytes, what_would_fit
+from raid.methods.mar_start import mines_by_agreement
 
 logger = logging.getLogger(__name__)
 
@@ -22,20 +25,55 @@ def check(config: MarConfig, inputs: MarInputs) -> None:
         logger.warning("model.batch_norm=local: the result depends on run.workers=%d", config.run.workers)
     if source.samples.fingerprint() == target.train.fingerprint():
         logger.warning("source and data are the same images: the target's identities are trained on")
-    sizes = {"training.source": len(source.samples), "training.target": len(target.train)}
-    asked = {"training.source": config.training.source, "training.target": config.training.target}
-    if not config.training.epochs:
-        asked = {}
-    if config.pretraining.checkpoint is None:
-        sizes["pretraining.batch_size"] = len(source.samples)
-        asked["pretraining.batch_size"] = config.pretraining.batch_size
-    for path, number in asked.items():
-        if number > sizes[path]:
-            raise InputError(
-                f"{path}: a batch of {number} images, and the set has {sizes[path]}; ask for fewer"
-            )
+    check_batches(config, len(source.samples), len(target.train))
     if config.training.epochs:
         _check_adaptation(config, inputs)
+
+
+def check_batches(config: MarConfig, num_source: int, num_target: int) -> None:
+    """Compare the batches with the images of both sets.
+
+    Raises:
+        InputError: a batch is larger than its set.
+    """
+    asked = {}
+    if config.training.epochs:
+        asked["training.source"] = config.training.source, num_source
+        asked["training.target"] = config.training.target, num_target
+    if config.pretraining.checkpoint is None:
+        asked["pretraining.batch_size"] = config.pretraining.batch_size, num_source
+    for path, (number, size) in asked.items():
+        if number > size:
+            raise InputError(f"{path}: a batch of {number} images, and the set has {size}; ask for fewer")
+
+
+def check_memory(config: MarConfig, inputs: MarInputs, dimensions: int, available: int) -> None:
+    """Compare what the first worker holds when stage 2 begins with the memory of its machine.
+
+    Args:
+        config: of the run.
+        inputs: its images.
+        dimensions: D of the features.
+        available: bytes.
+
+    Raises:
+        InputError: there is too little of it.
+    """
+    if not config.training.epochs or not (config.losses.cml or mines_by_agreement(config)):
+        return
+    device = device_of(config.run.device)
+    sizes = MarSizes(len(inputs.target.train), inputs.source.num_people, dimensions)
+
+    def needed(config: MarConfig) -> float:
+        return first_worker_bytes(config, sizes, device)
+
+    if needed(config) > available:
+        raise InputError(
+            f"data.root: the multilabels of {sizes.images} images over {sizes.people} reference persons take "
+            f"about {needed(config) / 2**30:.1f} GiB on the first worker, and its machine has "
+            f"{available / 2**30:.1f}; {what_would_fit(config, needed, available)} (`raid plan` says what "
+            "every step needs)"
+        )
 
 
 def _check_adaptation(config: MarConfig, inputs: MarInputs) -> None:

@@ -34,7 +34,7 @@ def empty(networks: Networks, num_images: int, scale: float, config: MarConfig) 
     if config.losses.cml:
         zeros = torch.zeros(num_agents, device=encoder.device, dtype=dtype)
         centre = CrossViewCentre(zeros, zeros, momentum=config.centre_momentum)
-    if _mines_by_agreement(config):
+    if mines_by_agreement(config):
         num_bytes = num_images * num_agents * dtype.itemsize
         table = MultilabelTable(
             num_images,
@@ -101,7 +101,7 @@ def _look(
         centre = CrossViewCentre.of_images(logs, cameras, momentum=0.0)
         mean, deviation = centre.mean, centre.deviation
     threshold = 0.0
-    if _mines_by_agreement(config):
+    if mines_by_agreement(config):
         threshold = agreement_quantile(
             logs.exp_().float().numpy(),
             config.mining.ratio,
@@ -112,5 +112,6 @@ def _look(
     return _Seen(mean.numpy(), deviation.numpy(), threshold)
 
 
-def _mines_by_agreement(config: MarConfig) -> bool:
+def mines_by_agreement(config: MarConfig) -> bool:
+    """Whether the threshold and the table of the multilabels are of any use."""
     return config.losses.mdl and config.mining.guide == "agreement"

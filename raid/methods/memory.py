@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import combinations
+from functools import partial
 from typing import Literal
 
+from raid.methods.fitting import changes_that_fit
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.sections import Clustering, Neighbors
 
@@ -17,7 +18,6 @@ _BLOCK_ROWS = 1024
 # simulated features it takes 0.16 of them at 13,000 images, 0.19 at 33,000, 0.25 to 0.38 from 100,000 on.
 _LARGE = 40_000
 _MIB = 2.0**20
-_GIB = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -150,23 +150,9 @@ def dense_bytes(num_rows: int) -> float:
 
 
 def what_would_fit(task: ClusterTask, entries_per_row: float, available: float) -> str:
-    """Return, in words, with what change to the configuration a clustering fits into `available` bytes.
-
-    Changes that do not suffice alone are named two or three together; those that do not help, not at all.
-    """
-    changes = _changes(task)
-    for number in range(1, len(changes) + 1):
-        fitting = []
-        for names in combinations(changes, number):
-            changed = task
-            for name in names:
-                changed = changes[name](changed)
-            needed = cluster_bytes(changed, entries_per_row)
-            if needed <= available:
-                fitting.append(f"{' '.join(names)} ({needed / _GIB:.1f} GiB)")
-        if fitting:
-            return f"it fits with {' or '.join(fitting)}"
-    return "take a machine with more"
+    """Return, in words, with what change to the configuration a clustering fits into `available` bytes."""
+    needed = partial(cluster_bytes, entries_per_row=entries_per_row)
+    return changes_that_fit(task, _changes(task), needed, available)
 
 
 def _changes(task: ClusterTask) -> dict[str, Callable[[ClusterTask], ClusterTask]]:

@@ -17,17 +17,20 @@ def table_is_sharded(
     choice: Literal["auto", "whole", "sharded"], num_bytes: int, group: Group, device: torch.device
 ) -> bool:
     """Whether the table's rows are shared out: the same answer on every worker."""
-    if choice != "auto" or group.size == 1:
+    if choice != "auto":
         return choice == "sharded"
+    return group.once(lambda: is_too_large(num_bytes, group.size, device))
 
-    def too_large() -> bool:
-        if device.type == "cuda":
-            available = torch.cuda.get_device_properties(device).total_memory
-        else:
-            available = machine.memory_bytes() // group.size
-        return num_bytes * _SHARE > available
 
-    return group.once(too_large)
+def is_too_large(num_bytes: int, num_workers: int, device: torch.device) -> bool:
+    """Whether a table on each of several workers would take too much of what is there; asks this machine."""
+    if num_workers == 1:
+        return False
+    if device.type == "cuda":
+        available = torch.cuda.get_device_properties(device).total_memory
+    else:
+        available = machine.memory_bytes() // num_workers
+    return num_bytes * _SHARE > available
 
 
 class MultilabelTable:

@@ -1,21 +1,21 @@
-"""What a run will take: memory and time of every step, reckoned before it starts.
+"""What a run of any method will take: memory and time of every step, reckoned before it starts.
 
 Times are those of a short probe of this machine (see `probe`), scaled by the numbers of images, steps and
 workers: a guide to a factor of two, not a promise. Memory is what the algorithms hold by their docstrings.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from raid import machine
 from raid.errors import InputError
-from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import load_samples
-from raid.methods.memory import ClusterTask, cluster_bytes, dense_bytes, disk_bytes, what_would_fit
-from raid.methods.probe import ClusterSpeed, EncoderSpeed, probe_clustering, probe_encoder
+from raid.methods.probe import EncoderSpeed
+from raid.methods.sections import Data
 
 _GIB = 2**30
 _RANKED_ROWS = 512  # queries of a block
@@ -34,6 +34,21 @@ class Counts:
         """Training images."""
         return sum(self.cameras)
 
+    @staticmethod
+    def shared(images: int, cameras: int, query: int, gallery: int) -> "Counts":
+        """Return the counts of a set whose cameras have equally many training images, give or take one."""
+        share, rest = divmod(images, cameras)
+        return Counts(tuple(share + (camera < rest) for camera in range(cameras)), query, gallery)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is said of the sets of a run, which need not be there then; None: they are counted."""
+
+    target: Counts | None = None
+    source_images: int | None = None
+    source_people: int | None = None
+
 
 @dataclass(frozen=True)
 class Step:
@@ -44,18 +59,24 @@ class Step:
         seconds: of one, on one process or on all workers together.
         times: how often it is done.
         elapsed: seconds of them all, side by side where they can be.
+        processes: that are busy with it, or wait for it.
         memory: bytes of the process that does it, above those of the libraries; 0: next to nothing.
+        together: bytes of all processes meanwhile.
+        on_gpu: whether that is a GPU's memory.
         dense: bytes that the published, dense way would need for it; 0: it is not of that kind.
-        task: the clustering that is in it, if any; of several, the largest.
+        advice: what would make it fit into so many bytes, in words; empty where nothing is known.
     """
 
     name: str
     seconds: float
     times: int
     elapsed: float
+    processes: int
     memory: float = 0.0
+    together: float = 0.0
+    on_gpu: bool = False
     dense: float = 0.0
-    task: ClusterTask | None = None
+    advice: Callable[[float], str] = lambda available: ""
 
 
 @dataclass(frozen=True)
@@ -65,214 +86,112 @@ class Plan:
     Attributes:
         steps: in their order.
         disk: bytes of the decoded images, on every node.
-        similarity_disk: bytes of the similarity, on the node that clusters, while it does.
-        elapsed: seconds of the whole run.
-        device_hours: of all workers and of the pool, while they are busy.
-        memory: bytes that the processes of the busiest moment hold together.
     """
 
     steps: tuple[Step, ...]
     disk: float
-    similarity_disk: float
-    elapsed: float
-    device_hours: float
-    memory: float
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the whole run."""
+        return sum(step.elapsed for step in self.steps)
+
+    @property
+    def device_hours(self) -> float:
+        """Of all workers and of the pool, while they are busy."""
+        return sum(step.elapsed * step.processes for step in self.steps) / 3600
+
+    @property
+    def memory(self) -> float:
+        """Bytes that the processes of the busiest moment hold together, but for those of GPUs."""
+        return max((step.together for step in self.steps if not step.on_gpu), default=0.0)
+
+    @property
+    def gpu_memory(self) -> float:
+        """Bytes that a GPU holds at its busiest moment."""
+        return max((step.memory for step in self.steps if step.on_gpu), default=0.0)
 
 
-def counts_of(config: IcsrConfig) -> Counts:
-    """Count the images of the run's set.
+def counts_of(data: Data) -> Counts:
+    """Count the images of a run's set.
 
     Raises:
         InputError: the set is not there, or has no training images.
     """
-    samples = load_samples(config.data)
+    samples = load_samples(data)
     if "train" not in samples.splits:
-        raise InputError(f"data.root: {config.data.root} has no training images")
+        raise InputError(f"data.root: {data.root} has no training images")
     train = samples.split("train")
     sizes = np.unique(train.cameras, return_counts=True)[1] if train.has_cameras else [len(train)]
     rest = [len(samples.split(name)) if name in samples.splits else 0 for name in ("query", "gallery")]
     return Counts(tuple(int(size) for size in sizes), *rest)
 
 
-def plan_run(config: IcsrConfig, counts: Counts, *, tflops: float | None = None) -> tuple[str, list[str]]:
-    """Probe this machine and return the plan of the run, and what of it does not fit on this machine.
-
-    Args:
-        config: of the run.
-        counts: of its images.
-        tflops: 10^12 operations a second that a processor of the run achieves, where it is not this one's.
-    """
-    encoder = probe_encoder(config, tflops=tflops)
-    clustering = probe_clustering(
-        config, dimensions=encoder.dimensions, cluster_size=counts.train / config.inter.num_clusters
-    )
-    plan = make_plan(config, counts, encoder, clustering)
-    text = describe_plan(plan, counts, config, (encoder, clustering))
-    return text, list(misfits(plan, clustering, machine.memory_bytes()))
-
-
-def make_plan(config: IcsrConfig, counts: Counts, encoder: EncoderSpeed, clustering: ClusterSpeed) -> Plan:
-    """Reckon the run of `config` on sets of `counts` images."""
-    workers = config.run.workers
-    processes = config.pool.size or workers
-    steps = []
-    if config.refine.enabled:
-        steps.append(_intra_camera(config, counts, encoder, clustering, processes))
-    epochs = config.inter.epochs
-    batch = config.training.sampler.batch_size
-    evaluations = sum(config.evaluate.due(epoch, epochs) for epoch in range(epochs)) if counts.query else 0
-    task = ClusterTask.inter(config, counts.train, encoder.dimensions)
-    entries = clustering.expected_entries(task)
-    features = 4.0 * counts.train * encoder.dimensions
-    per_epoch = {
-        "extract": Step(
-            "extract", *_repeated(counts.train * encoder.extract / workers, epochs),
-            encoder.fixed / 4 + features,
-        ),
-        "cluster": Step(
-            "cluster", *_repeated(clustering.seconds(task, processes), epochs),
-            cluster_bytes(task, entries), dense_bytes(counts.train), task,
-        ),
-        "train": Step(
-            "train", *_repeated(config.inter.steps * batch * encoder.train / workers, epochs),
-            encoder.fixed + batch / workers * encoder.activations,
-        ),
-        "evaluate": Step(
-            "evaluate", *_repeated(_evaluation(counts, encoder, clustering, workers), evaluations),
-            (counts.query + counts.gallery) * encoder.dimensions * 4 + _RANKED_ROWS * counts.gallery * 4,
-            4.0 * counts.query * counts.gallery,
-        ),
-    }  # fmt: skip
-    steps += per_epoch.values()
-    elapsed = sum(step.elapsed for step in steps)
-    busy = sum(step.elapsed * (processes if step.name.startswith("stage 1") else workers) for step in steps)
-    # While the first worker clusters, the others hold the features as well.
-    first = per_epoch["cluster"].memory + (workers - 1) * features + workers * encoder.fixed
-    training = workers * per_epoch["train"].memory
-    stage_1 = processes * steps[0].memory if config.refine.enabled else 0.0
-    disk = 3.0 * config.data.height * config.data.width * (counts.train + counts.query + counts.gallery)
-    memory = max(first, training, stage_1)
-    return Plan(tuple(steps), disk, disk_bytes(task, entries), elapsed, busy / 3600, memory)
-
-
-def _intra_camera(
-    config: IcsrConfig, counts: Counts, encoder: EncoderSpeed, clustering: ClusterSpeed, processes: int
-) -> Step:
-    intra, batch = config.intra, config.camera_training.sampler.batch_size
-    training = (intra.epochs - 1) * intra.steps * batch * encoder.train
-    largest = max(counts.cameras)
-    task = ClusterTask.intra(config, largest, encoder.dimensions)
-    cameras = []
-    for count in counts.cameras:
-        one = replace(task, num_images=count, num_clusters=intra.clusters_of(count))
-        cameras.append(training + intra.epochs * (count * encoder.extract + clustering.seconds(one)))
-    clustered = cluster_bytes(task, clustering.expected_entries(task))
-    memory = max(encoder.fixed + batch * encoder.activations, clustered)
-    return Step(
-        "stage 1, a camera",
-        sum(cameras) / len(cameras),
-        len(cameras),
-        _longest_first(cameras, processes),
-        memory,
-        dense_bytes(largest),
-        task,
-    )
-
-
-def _longest_first(seconds: Sequence[float], processes: int) -> float:
-    """Return when the last of the items ends, each given to the process that is free first."""
-    ends = [0.0] * processes
-    for item in sorted(seconds, reverse=True):
-        ends[ends.index(min(ends))] += item
-    return max(ends)
-
-
-def _evaluation(counts: Counts, encoder: EncoderSpeed, clustering: ClusterSpeed, workers: int) -> float:
-    images = counts.query + counts.gallery
-    return images * encoder.extract / workers + clustering.ranked_pair * counts.query * counts.gallery
-
-
-def _repeated(seconds: float, times: int) -> tuple[float, int, float]:
+def repeated(seconds: float, times: int) -> tuple[float, int, float]:
+    """Return a step's `seconds`, `times` and `elapsed`, one after the other."""
     return seconds, times, seconds * times
 
 
-def misfits(plan: Plan, speed: ClusterSpeed, available: float) -> Iterator[str]:
-    """Yield, for each step of which one process needs more than `available` bytes, what to do about it."""
-    for step in plan.steps:
-        if step.memory <= available:
-            continue
-        line = f"{step.name}: one process takes {step.memory / _GIB:.1f} GiB, and this machine has "
-        line += f"{available / _GIB:.1f}"
-        if step.task is not None:
-            entries = speed.expected_entries(step.task)
-            if cluster_bytes(step.task, entries) > available:
-                line += f"; {what_would_fit(step.task, entries, available)}"
-        yield line
+def extraction(num_images: int, times: int, encoder: EncoderSpeed, workers: int) -> Step:
+    """Return the extraction of a training set's features."""
+    seconds = num_images * encoder.extract / workers
+    memory = encoder.weights + feature_bytes(num_images, encoder)  # all of them, on every worker
+    return Step("extract", *repeated(seconds, times), workers, memory, together=workers * memory)
 
 
-def describe_plan(
-    plan: Plan, counts: Counts, config: IcsrConfig, speeds: tuple[EncoderSpeed, ClusterSpeed]
-) -> str:
-    """Return the plan as a table and what it comes to."""
-    encoder, clustering = speeds
-    clustered = next(step for step in plan.steps if step.name == "cluster")
-    entries = clustering.expected_entries(ClusterTask.inter(config, counts.train, encoder.dimensions))
-    lines = [
-        f"{counts.train:,} training images of {len(counts.cameras)} cameras, {counts.query:,} queries, "
-        f"{counts.gallery:,} gallery images; {encoder.dimensions} dimensions",
-        f"{config.run.workers} workers of {config.numerics.threads} threads, encoder on {encoder.device}: "
-        f"{1 / encoder.extract:.1f} images/s extracted, {1 / encoder.train:.1f} trained, a process; "
-        f"similarity of {entries:,.0f} entries a row",
-        "",
-        f"{'':<20}{'one takes':>12}{'times':>8}{'together':>12}{'memory':>12}{'dense way':>14}",
-    ]
-    for step in plan.steps:
-        lines.append(
-            f"{step.name:<20}{_time(step.seconds):>12}{step.times:>8}{_time(step.elapsed):>12}"
-            f"{_size(step.memory):>12}{_size(step.dense):>14}"
-        )
-    kind = "CPU" if encoder.device == "cpu" else "GPU"
-    lines += [
-        "",
-        f"To cluster {counts.train:,} images the dense way would need {clustered.dense / _GIB:,.1f} GiB, "
-        f"this one {clustered.memory / _GIB:,.1f}.",
-        f"the run        {_time(plan.elapsed)}, {plan.device_hours:,.1f} {kind} hours",
-        f"memory         {_size(plan.memory)} in all processes together{_machines(plan)}",
-        f"disk           {_disk(plan, config)}",
-        "Times are a probe's, scaled: good to a factor of two. Memory is above that of the libraries, about "
-        "0.5 GiB a process.",
-    ]
-    return "\n".join(lines)
+def evaluation(counts: Counts, times: int, encoder: EncoderSpeed, ranked_pair: float, workers: int) -> Step:
+    """Return the evaluations of a run: each extracts query and gallery, and ranks them.
 
-
-def _disk(plan: Plan, config: IcsrConfig) -> str:
-    limit = config.data.cache_limit_gib
-    if plan.disk <= limit * _GIB:
-        text = f"{_size(plan.disk)} of decoded images on every node"
-    else:
-        text = f"no decoded images (data.cache_limit_gib={limit:g}, and they take {_size(plan.disk)})"
-    if plan.similarity_disk:
-        text += f"; {_size(plan.similarity_disk)} of similarity where it is clustered, while it is"
-    return text
-
-
-def _machines(plan: Plan) -> str:
-    available = machine.memory_bytes()
-    # More machines do not help where one process is too large: `misfits` says what does.
-    if plan.memory <= available or any(step.memory > available for step in plan.steps):
-        return ""
-    number = math.ceil(plan.memory / available)
-    return (
-        f", more than this machine's {available / _GIB:.1f}: spread the processes over {number} such machines"
+    Args:
+        counts: of the images.
+        times: evaluations.
+        encoder: its speed.
+        ranked_pair: seconds of a pair of a query and a gallery image.
+        workers: that extract.
+    """
+    images = counts.query + counts.gallery
+    seconds = images * encoder.extract / workers + ranked_pair * counts.query * counts.gallery
+    features, ranked = feature_bytes(images, encoder), 4.0 * _RANKED_ROWS * counts.gallery
+    return Step(
+        "evaluate",
+        *repeated(seconds, times),
+        workers,
+        features + ranked,
+        together=workers * features + ranked,
+        dense=4.0 * counts.query * counts.gallery,
     )
 
 
-def _time(seconds: float) -> str:
-    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+def feature_bytes(num_images: int, encoder: EncoderSpeed) -> float:
+    """Return what the features of a set take, in float32."""
+    return 4.0 * num_images * encoder.dimensions
 
 
-def _size(number: float) -> str:
-    return "" if number == 0 else f"{number / _GIB:,.2f} GiB"
+def image_bytes(num_images: int, data: Data) -> float:
+    """Return what the images of a set take on disk once they are decoded."""
+    return 3.0 * data.height * data.width * num_images
+
+
+def misfits(plan: Plan, available: float, on_gpu: float = math.inf) -> Iterator[str]:
+    """Yield, for each step of which one process needs more memory than there is, what to do about it.
+
+    Args:
+        plan: of the run.
+        available: bytes of this machine.
+        on_gpu: bytes of a GPU.
+    """
+    for step in plan.steps:
+        limit = on_gpu if step.on_gpu else available
+        if step.memory > limit:
+            where = "its GPU" if step.on_gpu else "this machine"
+            line = f"{step.name}: one process takes {step.memory / _GIB:.1f} GiB, and {where} has "
+            advice = step.advice(limit)
+            yield f"{line}{limit / _GIB:.1f}{f'; {advice}' if advice else ''}"
+
+
+def misfits_here(plan: Plan) -> list[str]:
+    """Return `misfits` for this machine and its first GPU, if it has one."""
+    on_gpu = math.inf
+    if torch.cuda.is_available():
+        on_gpu = torch.cuda.get_device_properties(0).total_memory
+    return list(misfits(plan, machine.memory_bytes(), on_gpu))

@@ -1,11 +1,11 @@
-"""How fast this machine is at what a run does: seconds of real work, from which a plan is made."""
+"""How fast this machine is at what the runs of all methods do: seconds of real work, to make a plan from."""
 
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -14,23 +14,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from raid.data import synthetic
-from raid.distributed.group import Group
-from raid.methods.clustering import labels_of, search
-from raid.methods.contrastive import ContrastiveEncoder
-from raid.methods.encoder import build_model, device_of
-from raid.methods.icsr_config import IcsrConfig
-from raid.methods.memory import LIST_ROWS, ClusterTask, usual_entries
-from raid.methods.sections import Clustering
-from raid.ops import quality
-from raid.ops.jaccard import jaccard_from_neighbors
+from raid.methods.encoder import Encoder
 from raid.ops.ranking import rank
 
 T = TypeVar("T")
 Ints = NDArray[np.int64]
-_CLUSTER_ROWS = (4000, 12_000)
-_LARGEST_CLUSTER = 200  # of the probe: a set has several
 _QUERIES = 512  # of the evaluation that is measured
 _CPU_BATCH = 16  # a processor takes so many images, or more, at one pace
+_COPIES = {"adam": 4, "sgd": 3}  # of the weights: themselves, gradients, and the optimiser's moments
 
 
 @dataclass(frozen=True)
@@ -41,8 +32,9 @@ class EncoderSpeed:
         device: where it was measured, or what it was reckoned for.
         dimensions: D of the features.
         extract: seconds an image.
-        train: seconds an image of a training step.
+        train: seconds an image of a training step, without its loss.
         activations: bytes an image of a training step.
+        weights: bytes of the network alone.
         fixed: bytes of weights, gradients and the optimiser's moments.
     """
 
@@ -51,191 +43,17 @@ class EncoderSpeed:
     extract: float
     train: float
     activations: float
+    weights: float
     fixed: float
 
-
-@dataclass(frozen=True)
-class ClusterSpeed:
-    """Of one process, on simulated features with as many images a cluster as the run expects.
-
-    Attributes:
-        rows: of the two sets that were measured.
-        pair: seconds of the search for each of `searched_pairs`.
-        ranked_pair: seconds of an evaluation for each pair of a query and a gallery image.
-        entry: seconds of Jaccard similarity and silhouette for each stored entry.
-        entries: stored entries a row, in both sets.
-        methods: seconds of each method that the run uses for each unit of `method_work`.
-    """
-
-    rows: tuple[int, int]
-    pair: float
-    ranked_pair: float
-    entry: float
-    entries: tuple[float, float]
-    methods: Mapping[str, float]
-
-    def entries_per_row(self, num_rows: int) -> float:
-        """Return the stored entries a row of a set.
-
-        Neighbourhoods overlap with fewer and fewer new rows as a set grows: 1 / entries is linear in
-        N ** -0.6 (to a tenth from 4,000 to 200,000 simulated rows), through the two sets that were measured.
-        """
-        few, many = (1.0 / entries for entries in self.entries)
-        at_few, at_many, at_all = (rows**-0.6 for rows in (*self.rows, num_rows))
-        slope = max(0.0, few - many) / (at_few - at_many)
-        limit = max(0.0, many - slope * at_many)
-        return float(min(num_rows, 1.0 / max(limit + slope * at_all, 1e-12)))
-
-    def expected_entries(self, task: ClusterTask) -> float:
-        """Return the stored entries a row that a clustering is reckoned with.
-
-        Not fewer than the usual ones, which `raid icsr` looks at before it starts: the probe's people are
-        told apart more easily than those of a large set.
-        """
-        return max(self.entries_per_row(task.num_images), usual_entries(task.num_images, task.sizes[0]))
-
-    def seconds(self, task: ClusterTask, processes: int = 1) -> float:
-        """Return the seconds of a clustering whose search and similarity `processes` share."""
-        entries = self.expected_entries(task)
-        shared = self.pair * searched_pairs(task) + self.entry * task.num_images * entries
-        return shared / processes + self.methods[task.how.method] * method_work(task, entries)
-
-
-def searched_pairs(task: ClusterTask) -> float:
-    """Return the pairs of rows that a search goes through.
-
-    Exact: all, each counted twice, though its product serves both. Approximate: the rows of the lists that
-    are probed, and the centroids of the lists, twice by all rows and five times by the sample they are of.
-    """
-    rows, lists = float(task.num_images), task.num_lists
-    if task.neighbors.search == "exact":
-        return rows**2
-    return rows * task.probes * LIST_ROWS + (2 * rows + 5 * min(rows, 32.0 * lists)) * lists
-
-
-def method_work(task: ClusterTask, entries_per_row: float) -> float:
-    """Return what a method's time grows with: entries, and for k-means rows times centroids of all starts."""
-    if task.how.method == "kmeans":
-        return float(task.num_images) * task.num_clusters * task.how.restarts
-    return task.num_images * entries_per_row
-
-
-def probe_encoder(config: IcsrConfig, *, tflops: float | None) -> EncoderSpeed:
-    """Extract and train on random images for a moment.
-
-    Args:
-        config: of the run.
-        tflops: of a processor that is not here: seconds are reckoned from the operations then.
-    """
-    settings = config.camera_training
-    device = device_of(config.run.device)
-    batch = settings.sampler.batch_size if device.type == "cuda" else _CPU_BATCH
-    settings = replace(
-        settings,
-        encoder=replace(settings.encoder, model=replace(settings.encoder.model, ghost_size=batch)),
-        sampler=replace(settings.sampler, identities=max(1, batch // settings.sampler.instances)),
-    )
-    torch.set_num_threads(config.numerics.threads)
-    images = _RandomImages(batch, config.data.height, config.data.width)
-    weights = build_model(settings.encoder, Group.solo()).state_dict()
-    encoder = ContrastiveEncoder(settings, weights, Group.solo(), device)
-    fixed = 4.0 * sum(value.numel() * value.element_size() for value in encoder.model.state_dict().values())
-    with FlopCounterMode(display=False) as counter:
-        encoder.extract(images.take(np.arange(1)))
-    features, extract = _second(lambda: encoder.extract(images), device)
-    before = _peak(device)
-    _, train = _second(lambda: _step(encoder, images, features), device)
-    activations = max(0.0, _peak(device) - before) / batch
-    if tflops is None:
-        return EncoderSpeed(
-            str(device), features.shape[1], extract / batch, train / batch, activations, fixed
-        )
-    forward = counter.get_total_flops() / (tflops * 1e12)
-    return EncoderSpeed(
-        f"{tflops:g} TFLOP/s", features.shape[1], forward, 3 * forward, activations, fixed
-    )  # a backward pass is two forward ones
-
-
-def probe_clustering(config: IcsrConfig, *, dimensions: int, cluster_size: float) -> ClusterSpeed:
-    """Cluster simulated features of two sizes; the first compiles what is not compiled yet."""
-    torch.set_num_threads(config.numerics.threads)
-    size = min(max(2, round(cluster_size)), _LARGEST_CLUSTER)
-    stages = [config.inter, config.intra] if config.refine.enabled else [config.inter]
-    small, large = (_cluster(config, stages, rows, size, dimensions) for rows in _CLUSTER_ROWS)
-    return replace(large, rows=(small.rows[1], large.rows[1]), entries=(small.entries[1], large.entries[1]))
-
-
-def _cluster(
-    config: IcsrConfig, stages: Iterable[Clustering], num_rows: int, size: int, dimensions: int
-) -> ClusterSpeed:
-    num_clusters = max(1, num_rows // size)
-    simulated = synthetic.features(1, num_identities=num_clusters, images_per_identity=size, dim=dimensions)
-    rows = simulated.features
-    task = replace(ClusterTask.inter(config, len(rows), dimensions), num_clusters=num_clusters)
-    k1, k2 = task.sizes
-    ((products, table), _), searched = _timed(
-        lambda: search(rows, task.table_width, config.neighbors, config.seed)
-    )
-    similarity, compared = _timed(lambda: jaccard_from_neighbors(rows, table, products, k1=k1, k2=k2))
-    _, scored = _timed(lambda: quality.silhouette(similarity, simulated.identities))
-    entries = similarity.nnz / len(rows)
-    methods: dict[str, float] = {}
-    for how in stages:
-        _, seconds = _timed(lambda: labels_of(rows, similarity, how, num_clusters, config.seed))  # noqa: B023
-        methods[how.method] = seconds / method_work(replace(task, how=how), entries)
-    return ClusterSpeed(
-        (len(rows), len(rows)),
-        searched / searched_pairs(task),
-        _ranked_pair(simulated),
-        (compared + scored) / similarity.nnz,
-        (entries, entries),
-        methods,
-    )
-
-
-def _ranked_pair(simulated: synthetic.SimulatedFeatures) -> float:
-    """Return the seconds of an evaluation for each pair of a query and a gallery image."""
-    rows, identities, cameras = simulated.features, simulated.identities, simulated.cameras
-    few = slice(min(_QUERIES, len(rows)))
-    _, seconds = _timed(lambda: rank(rows[few], identities[few], cameras[few], rows, identities, cameras))
-    return seconds / (few.stop * len(rows))
-
-
-def _step(encoder: ContrastiveEncoder, images: "_RandomImages", features: Tensor) -> None:
-    instances = encoder.training.sampler.instances
-    labels = np.arange(len(images)) // instances
-    memory = encoder.memory(features, labels, 0.1)
-    for _ in encoder.train_steps(images, labels, None, memory, key=(0,), num_steps=1):
-        pass
-
-
-def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    """Return the result and the seconds of a call."""
-    started = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - started
-
-
-def _second(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    """Return the result and the seconds of the second of two calls: the first one allocates."""
-    work()
-    started = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return result, time.perf_counter() - started
-
-
-def _peak(device: torch.device) -> float:
-    """Return the largest number of bytes so far."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it was measured on a GPU, whose memory is its own."""
+        return self.device.startswith("cuda")
 
 
 @dataclass(frozen=True)
-class _RandomImages:
+class RandomImages:
     """Pictures of nothing, as large as the run's."""
 
     number: int
@@ -246,7 +64,92 @@ class _RandomImages:
         return self.number
 
     def gather(self, rows: Ints) -> Tensor:
+        """Return the images `rows`, anew."""
         return torch.randint(0, 256, (len(rows), 3, self.height, self.width), dtype=torch.uint8)
 
-    def take(self, rows: Ints) -> "_RandomImages":
+    def take(self, rows: Ints) -> "RandomImages":
+        """Return as many as `rows`."""
         return replace(self, number=len(rows))
+
+
+def probed_batch(on_gpu: int, device: torch.device) -> int:
+    """Return the images of the batches that a probe takes; `on_gpu` of them where it is one."""
+    return on_gpu if device.type == "cuda" else _CPU_BATCH
+
+
+def probe_encoder(
+    encoder: Encoder,
+    images: RandomImages,
+    step: Callable[[Tensor], None],
+    *,
+    optimizer: Literal["adam", "sgd"],
+    tflops: float | None,
+) -> EncoderSpeed:
+    """Extract and train on random images for a moment.
+
+    Args:
+        encoder: of the run, in batches of the images.
+        images: one batch.
+        step: trains on the images, given their features.
+        optimizer: of the run.
+        tflops: of a processor that is not here: seconds are reckoned from the operations then.
+    """
+    size, device = len(images), encoder.device
+    state = encoder.model.state_dict().values()
+    weights = float(sum(value.numel() * value.element_size() for value in state))
+    with FlopCounterMode(display=False) as counter:
+        encoder.extract(images.take(np.arange(1)))
+    features, extract = timed_again(lambda: encoder.extract(images), device)
+    before = peak(device)
+    _, train = timed_again(lambda: step(features), device)
+    activations = max(0.0, peak(device) - before) / size
+    speed = EncoderSpeed(
+        str(device),
+        features.shape[1],
+        extract / size,
+        train / size,
+        activations,
+        weights,
+        _COPIES[optimizer] * weights,
+    )
+    if tflops is None:
+        return speed
+    forward = counter.get_total_flops() / (tflops * 1e12)
+    # A backward pass is two forward ones.
+    return replace(speed, device=f"{tflops:g} TFLOP/s", extract=forward, train=3 * forward)
+
+
+def probe_ranking(simulated: synthetic.SimulatedFeatures) -> float:
+    """Return the seconds of an evaluation for each pair of a query and a gallery image."""
+    rows, identities, cameras = simulated.features, simulated.identities, simulated.cameras
+    few = slice(min(_QUERIES, len(rows)))
+    _, seconds = timed(lambda: rank(rows[few], identities[few], cameras[few], rows, identities, cameras))
+    return seconds / (few.stop * len(rows))
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """Return the result and the seconds of a call."""
+    started = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - started
+
+
+def timed_again(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    """Return the result and the seconds of the second of two calls: the first one allocates."""
+
+    def done() -> T:
+        result = work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return result
+
+    done()
+    return timed(done)
+
+
+def peak(device: torch.device) -> float:
+    """Return the largest number of bytes so far."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
