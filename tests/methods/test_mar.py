@@ -24,7 +24,7 @@ from raid.methods.mar_networks import Networks
 from raid.run_folder import RunFolder
 
 ALL_LOSSES = ("mdl", "cml", "al", "rj")
-WITHOUT_TEST_IMAGES = {"data__pattern": tiny.PATTERN.replace("train|query|gallery", "train")}
+WITHOUT_TEST_IMAGES = {"data__pattern": tiny.WITHOUT_TEST_IMAGES}
 
 
 @pytest.fixture(scope="module")
