@@ -15,6 +15,7 @@ from raid.methods.mar_config import MarConfig
 
 HEIGHT, WIDTH = 32, 16
 PATTERN = r"(?P<split>train|query|gallery)/(?P<identity>\d+)_c(?P<camera>\d+)_"
+WITHOUT_TEST_IMAGES = PATTERN.replace("train|query|gallery", "train")  # and so without evaluation
 
 
 def write_images(root: Path, *, num_identities: int = 10, num_cameras: int = 3, frames: int = 3) -> Path:

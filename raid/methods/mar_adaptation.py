@@ -104,7 +104,7 @@ class AdaptationStage:
             return loss
 
         loss = self.networks.step(inputs, loss_of)
-        if found.mined is not None:
+        if found.mined is not None and bool(torch.isfinite(loss)):  # or the training ends here
             self._count(found.mined, mined_from, rows)
         return {"loss": loss, **found.parts, "accuracy": found.accuracy}
 

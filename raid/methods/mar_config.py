@@ -286,8 +286,11 @@ class MarConfig(Schema):
         if self.pretraining.checkpoint and not self.training.epochs:
             yield "training.epochs", "is 0, and pretraining.checkpoint leaves stage 1 out: nothing is trained"
         losses = self.losses
-        if self.training.epochs and not (losses.mdl or losses.cml or losses.al or losses.rj):
+        others = losses.cml or losses.al or losses.rj
+        if self.training.epochs and not (losses.mdl or others):
             yield "losses", "are all off: there is nothing to train"
+        elif not others and 0 < self.training.epochs <= self.mining.begin:
+            yield "mining.begin", f"is {self.mining.begin}: the only loss begins after the last epoch"
         if self.training.target < 2:
             yield "training.target", "a pair takes two images"
         yield from self._sharing_problems()
@@ -299,10 +302,12 @@ class MarConfig(Schema):
             yield "numerics.reproducible", "exact needs model.batch_norm=ghost"
         if training.epochs:
             of_sets = training.source, training.target
-            yield from sharing_problems(self.batch_size, self.model, workers, of_sets=of_sets)
+            found = sharing_problems(self.batch_size, self.model, workers, of_sets=of_sets)
+            yield from ((path, f"stage 2: {message}") for path, message in found)
         if not pretraining.checkpoint:
             if self.model.batch_norm == "ghost" and pretraining.ghost_size < 2:
                 yield "pretraining.ghost_size", "a batch norm over one image has no variance: use 2 or more"
-            yield from sharing_problems(
+            found = sharing_problems(
                 pretraining.batch_size, self.pretraining_model, workers, ghost_path="pretraining.ghost_size"
             )
+            yield from ((path, f"stage 1: {message}") for path, message in found)

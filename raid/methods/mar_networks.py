@@ -77,14 +77,15 @@ class Networks:
         """Fail when the workers' networks differ by a single bit."""
         self.encoder.assert_lockstep(self.agents)
 
-    def check_finite(self, path: str) -> None:
-        """Stop before weights are kept that are none.
+    def check_weights(self, epoch: int, step: int, path: str) -> None:
+        """Stop a training that has diverged before its weights take the place of some that are of use.
 
         Raises:
-            InputError: a weight is not finite; names the field `path` of the learning rate.
+            InputError: they are not finite; names the field `path` of the learning rate.
         """
-        if not all(bool(torch.isfinite(value).all()) for value in self.encoder.model.state_dict().values()):
-            raise InputError(f"{path}: the training has diverged, its weights are not finite; lower it")
+        values = (*self.encoder.model.state_dict().values(), self.agents)
+        if not all(bool(torch.isfinite(value).all()) for value in values):
+            raise _diverged(path, f"the weights after epoch {epoch + 1}, step {step + 1} are not finite")
 
     def weights(self, scale: float) -> Weights:
         """Return a copy of what has been learned."""
@@ -92,17 +93,21 @@ class Networks:
         return Weights(model, self.agents.detach().cpu().clone(), scale)
 
 
-def check_finite(loss: Tensor, epoch: int, step: int, path: str) -> None:
+def check_loss(loss: Tensor, epoch: int, step: int, path: str) -> None:
     """Stop a training that has diverged before it goes on with numbers that are none.
 
     Raises:
         InputError: the loss is not finite; names the field `path` of the learning rate.
     """
     if not bool(torch.isfinite(loss)):
-        raise InputError(
-            f"{path}: the loss of epoch {epoch + 1}, step {step + 1} is {float(loss)}: the training has "
-            "diverged; lower it (a smaller batch needs a smaller one), or start from weights that fit"
-        )
+        raise _diverged(path, f"the loss of epoch {epoch + 1}, step {step + 1} is {float(loss)}")
+
+
+def _diverged(path: str, what: str) -> InputError:
+    return InputError(
+        f"{path}: {what}: the training has diverged; lower it (a smaller batch needs a smaller one), or "
+        "start from weights that fit"
+    )
 
 
 def _parameter_groups(

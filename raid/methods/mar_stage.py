@@ -20,7 +20,7 @@ from raid.distributed.group import Group
 from raid.methods.epoch_evaluation import evaluated
 from raid.methods.mar_config import MarConfig
 from raid.methods.mar_inputs import BothStatistics, MarInputs
-from raid.methods.mar_networks import Networks, check_finite
+from raid.methods.mar_networks import Networks, check_loss
 from raid.methods.mar_weights import Weights, as_content
 from raid.run_folder import RunFolder
 
@@ -149,12 +149,7 @@ def batches(
 
 
 def save(worker: Worker, stage: Stage, progress: Progress) -> None:
-    """Write the full state; the workers are in lockstep, so the first one's is everybody's.
-
-    Raises:
-        InputError: the training has diverged: what is kept are the checkpoints before.
-    """
-    stage.networks.check_finite(stage.rate_path)
+    """Write the full state; the workers are in lockstep, so the first one's is everybody's."""
     of_stage = stage.state()  # gathers what the workers hold parts of
     if not worker.group.is_first:
         return
@@ -212,11 +207,14 @@ def _train(worker: Worker, stage: Stage, progress: Progress) -> None:
     )
     for step in bar:
         found = stage.step(epoch, step)
-        check_finite(found["loss"], epoch, step, stage.rate_path)
+        check_loss(found["loss"], epoch, step, stage.rate_path)
         for name, value in found.items():
             progress.parts.setdefault(name, []).append(value)
         progress.step = step + 1
-        if run.checkpoint_steps and progress.step % run.checkpoint_steps == 0:
+        is_due = run.checkpoint_steps > 0 and progress.step % run.checkpoint_steps == 0
+        if is_due or progress.step == stage.num_steps:
+            stage.networks.check_weights(epoch, step, stage.rate_path)
+        if is_due:
             save(worker, stage, progress)
     stage.networks.assert_lockstep()
 

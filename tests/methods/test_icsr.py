@@ -211,7 +211,7 @@ def test_camera_with_one_image_is_a_cluster_of_its_own(root, inputs, caplog):
 
 def test_set_without_query_and_gallery_trains_without_evaluation(root, tmp_path):
     train_only = tiny.config(
-        root, tmp_path / "run", data__pattern=tiny.PATTERN.replace("train|query|gallery", "train"),
+        root, tmp_path / "run", data__pattern=tiny.WITHOUT_TEST_IMAGES,
         inter__epochs=1, numerics__dtype="float32",
     )  # fmt: skip
     folder = icsr.run(train_only)

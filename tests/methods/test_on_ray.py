@@ -11,17 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
+from comparing import losses, timeless
+from mar_steps import configured
 
 from raid.data import synthetic
 from raid.distributed.backend import LocalBackend
 from raid.distributed.fanout import FanOut, InProcess
 from raid.distributed.group import Group
 from raid.errors import InputError
-from raid.methods import clustering, icsr
+from raid.methods import clustering, icsr, mar
 from raid.methods.encoder import Encoder, starting_weights
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import open_inputs
 from raid.methods.inter_camera import SPANS
+from raid.methods.mar_stage import SPANS as MAR_SPANS
 from raid.methods.pool_extraction import extract_on_pool
 from raid.methods.sections import Clustering, Neighbors
 from raid.ops.jaccard import jaccard_similarity
@@ -128,7 +131,7 @@ def test_extraction_on_the_pool_is_the_same_bytes_as_by_the_workers(pool, root):
         assert torch.equal(found, expected)
 
 
-# A trainer starts in seconds to tens of seconds: two runs, and one that fails, are all that start one.
+# A trainer starts in seconds to tens of seconds: three runs, and one that fails, are all that start one.
 RUNS = {1: {"extract__on": "pool"}, 2: {}}
 
 
@@ -167,6 +170,21 @@ def test_every_span_is_recorded(on_ray):
     for name in set(SPANS) - {"checkpoint"}:  # which comes with the epoch after it
         assert first[f"time/{name}_s"] >= 0.0
     assert first["time/data_wait_s"] < first["time/train_s"]
+
+
+def test_mar_on_ray_has_the_losses_of_a_run_without(cluster, sets, tmp_path):
+    small = {"data__pattern": tiny.WITHOUT_TEST_IMAGES, "training__steps": 2, "pretraining__steps": 2}
+    theirs = mar.run(configured(sets, tmp_path / "local", **small))
+    spread = {"run__workers": 2, "pool__size": 2, "extract__on": "pool", "multilabel__table": "sharded"}
+    config = configured(sets, tmp_path / "ray", **small, **spread)
+    ours = mar.run(config, ray_backend(config))
+    np.testing.assert_allclose(losses(ours.path), losses(theirs.path), rtol=1e-10)
+    assert len(losses(ours.path)) == 2 + 2 * 2
+    for found, expected in zip(timeless(ours), timeless(theirs), strict=True):
+        assert found == pytest.approx(expected)
+    assert [line["same"] for line in ours.mining()] == [line["same"] for line in theirs.mining()]
+    spans = {key for epoch in ours.metrics() for key in epoch if key.startswith("time/")}
+    assert spans == {f"time/{name}_s" for name in (*MAR_SPANS, "step")} - {"time/evaluate_s"}
 
 
 def refuse(group: Group, fanout: FanOut, marks: Path) -> None:
