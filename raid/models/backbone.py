@@ -8,10 +8,8 @@ from collections import OrderedDict
 from typing import Any, Literal, get_args
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from raid.models.batch_norm import NormFactory
 
@@ -108,13 +106,16 @@ def build(
         raise ValueError(f"backbone {name!r} is none of {', '.join(get_args(BackboneName))}")
     if pool == "gem" and not final_relu:
         raise ValueError("GeM pools what is positive alone: without the final ReLU use average")
+    # Here: it takes a second, for which commands that build no network need not wait.
+    from torchvision.models import resnet as resnets
+
     architecture = name.removesuffix("_ibn_a")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' as well
         if architecture == "resnet10":
-            resnet = ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=norm)
+            resnet = resnets.ResNet(resnets.BasicBlock, [1, 1, 1, 1], norm_layer=norm)
         else:
-            resnet = getattr(torchvision.models, architecture)(weights=None, norm_layer=norm)
+            resnet = getattr(resnets, architecture)(weights=None, norm_layer=norm)
     if name.endswith("_ibn_a"):
         _use_instance_batch_norm(resnet, norm)
     _set_last_stride(resnet, last_stride)

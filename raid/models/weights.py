@@ -8,7 +8,6 @@ from http.client import HTTPException
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor
 
 from raid.errors import InputError
@@ -51,7 +50,9 @@ def imagenet_file(name: str) -> Path:
             f"model.weights: torchvision has no ImageNet weights for {name}; "
             "give the path of a state dict (IBN-Net's layout is understood), or none"
         )
-    url: str = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
+    from torchvision.models import get_model_weights  # here: see `backbone.build`
+
+    url: str = get_model_weights(name)["IMAGENET1K_V1"].url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.exists():
         try:

@@ -97,7 +97,7 @@ def test_what_a_run_leaves_out_is_no_step():
     assert list(source_only) == ["pretrain, an epoch", "evaluate"]
     assert source_only["evaluate"].times == 1
     no_queries = replace(COUNTS, target=Counts((600,), 0, 0))
-    assert steps(config(), no_queries)["evaluate"].elapsed == 0
+    assert steps(config(), no_queries)["evaluate"].times == 0
 
 
 def test_memory_is_that_of_what_is_held():
@@ -116,6 +116,8 @@ def test_memory_is_that_of_what_is_held():
     assert found["train, an epoch"].together == 2 * found["train, an epoch"].memory
     sharded = config(run__workers=2, multilabel__table="sharded")
     assert table_bytes(sharded, COUNTS.sizes(100), CPU) == (table / 2, True)
+    alone = config(multilabel__table="sharded")
+    assert table_bytes(alone, COUNTS.sizes(100), CPU) == (table, False)
     before, after = (steps(of)["train, an epoch"].memory for of in (chosen, sharded))
     assert before - after == table / 2
     assert table_bytes(config(mining__guide="feature"), COUNTS.sizes(100), CPU) == (0, False)
