@@ -59,6 +59,12 @@ def build_model(settings: EncoderSettings, group: Group) -> Backbone:
     )
 
 
+def num_features(settings: EncoderSettings) -> int:
+    """Return D of the encoder's features; no weights are drawn for it."""
+    with torch.device("meta"):
+        return build_model(settings, Group.solo()).num_features
+
+
 def starting_weights(settings: EncoderSettings) -> dict[str, Tensor]:
     """Return the state dict that every encoder starts from, read once for all workers.
 

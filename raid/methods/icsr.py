@@ -23,7 +23,7 @@ import numpy as np
 
 from raid.distributed.backend import Backend
 from raid.errors import InputError
-from raid.methods.encoder import starting_weights
+from raid.methods.encoder import num_features, starting_weights
 from raid.methods.icsr_check import check, check_memory
 from raid.methods.icsr_config import IcsrConfig
 from raid.methods.inputs import open_inputs
@@ -58,8 +58,8 @@ def run(
         check(config, inputs)
         weights = starting_weights(config.training.encoder)
         backend.prepare(config.run.folder)
-        num_features = len(weights["body.layer4.0.downsample.1.weight"])  # with or without a neck
-        check_memory(config, inputs.train, num_features, backend.memory_bytes())
+        dimensions = num_features(config.training.encoder)
+        check_memory(config, inputs.train, dimensions, backend.memory_bytes())
     folder = RunFolder.open(
         config.run.folder,
         config,

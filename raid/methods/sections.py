@@ -107,9 +107,7 @@ class Model(Schema):
     last_stride: Annotated[Literal[1, 2], "stride of the last stage"] = 1
     pool: Annotated[PoolName, "pooling of the last map"] = "gem"
     neck: Annotated[bool, "batch normalisation of the pooled features"] = True
-    final_relu: Annotated[bool, "false: the last block ends without its ReLU, features have both signs"] = (
-        True
-    )
+    final_relu: Annotated[bool, "false: the last map without its ReLU, features have both signs"] = True
     batch_norm: Annotated[
         Literal["ghost", "sync", "local"],
         "statistics over groups of the global batch, over all of it, or over what one worker holds "

@@ -1,7 +1,8 @@
-"""ResNet backbones for re-identification: last stride 1, GeM pooling, batch-norm neck, unit features.
+"""Backbones for re-identification: last stride 1, GeM pooling, batch-norm neck, unit features.
 
 Source: Cluster-Contrast's modification of ResNet-50, which ICSR section 3.1 follows. MAR's release has
-average pooling, no neck, and no ReLU at the end of the last block: its features have both signs.
+average pooling, no neck, and no ReLU at the end of the last block: its features have both signs. So have
+those of SLSR's DenseNet-121, which pools the average of its last batch norm.
 """
 
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from raid.models.batch_norm import NormFactory
 
-BackboneName = Literal["resnet10", "resnet18", "resnet50", "resnet18_ibn_a", "resnet50_ibn_a"]
+BackboneName = Literal["resnet10", "resnet18", "resnet50", "resnet18_ibn_a", "resnet50_ibn_a", "densenet121"]
 PoolName = Literal["gem", "average"]
 
 _STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
@@ -94,10 +95,11 @@ def build(
             and small machines; `_ibn_a` puts instance-batch normalisation in stages 1 to 3.
         norm: makes the normalisation layer for a number of channels (`batch_norm.norm_factory`).
         seed: of the initial weights; the global generators are left as they were.
-        last_stride: stride of the last stage; 1 doubles the map (256x128 images give 16x8).
+        last_stride: stride of the last stage; 1 doubles the map (256x128 images give 16x8). DenseNet strides
+            by the pooling of its last transition, which 1 leaves out.
         pool: `gem` or `average`.
         neck: batch normalisation of the pooled features.
-        final_relu: whether the last block ends with a ReLU, as published ResNets do.
+        final_relu: whether the last map is what a ReLU leaves, as in the published classifiers.
 
     Raises:
         ValueError: an unknown name, or GeM without the final ReLU: it would lose all that is negative.
@@ -106,25 +108,57 @@ def build(
         raise ValueError(f"backbone {name!r} is none of {', '.join(get_args(BackboneName))}")
     if pool == "gem" and not final_relu:
         raise ValueError("GeM pools what is positive alone: without the final ReLU use average")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' as well
+        make = _densenet if name == "densenet121" else _resnet
+        body, num_features = make(name, norm, last_stride, final_relu)
+    pooling = GeM() if pool == "gem" else AveragePool()
+    return Backbone(body, pooling, _neck(num_features, norm) if neck else nn.Identity(), num_features)
+
+
+def _resnet(
+    name: BackboneName, norm: NormFactory, last_stride: int, final_relu: bool
+) -> tuple[nn.Sequential, int]:
+    """Return the layers up to the last map, and its channels."""
     # Here: it takes a second, for which commands that build no network need not wait.
     from torchvision.models import resnet as resnets
 
     architecture = name.removesuffix("_ibn_a")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' as well
-        if architecture == "resnet10":
-            resnet = resnets.ResNet(resnets.BasicBlock, [1, 1, 1, 1], norm_layer=norm)
-        else:
-            resnet = getattr(resnets, architecture)(weights=None, norm_layer=norm)
+    if architecture == "resnet10":
+        resnet = resnets.ResNet(resnets.BasicBlock, [1, 1, 1, 1], norm_layer=norm)
+    else:
+        resnet = getattr(resnets, architecture)(weights=None, norm_layer=norm)
     if name.endswith("_ibn_a"):
         _use_instance_batch_norm(resnet, norm)
     _set_last_stride(resnet, last_stride)
     if not final_relu:
         _without_final_relu(resnet.layer4[-1])
     body = nn.Sequential(OrderedDict((stage, getattr(resnet, stage)) for stage in _STAGES))
-    num_features = int(resnet.fc.in_features)
-    pooling = GeM() if pool == "gem" else AveragePool()
-    return Backbone(body, pooling, _neck(num_features, norm) if neck else nn.Identity(), num_features)
+    return body, int(resnet.fc.in_features)
+
+
+def _densenet(
+    name: BackboneName, norm: NormFactory, last_stride: int, final_relu: bool
+) -> tuple[nn.Sequential, int]:
+    """Return the layers up to the last map, and its channels."""
+    from torchvision.models import densenet as densenets  # here: see `_resnet`
+
+    densenet = getattr(densenets, name)(weights=None)
+    _replace_norms(densenet, norm)  # it takes no factory
+    if last_stride == 1:
+        densenet.features.transition3.pool = nn.Identity()
+    body = nn.Sequential(OrderedDict(features=densenet.features))
+    if final_relu:
+        body.add_module("relu", nn.ReLU(inplace=True))
+    return body, int(densenet.classifier.in_features)
+
+
+def _replace_norms(module: nn.Module, norm: NormFactory) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, norm(child.num_features))  # under the same name, in the same place
+        else:
+            _replace_norms(child, norm)
 
 
 def _neck(num_features: int, norm: NormFactory) -> nn.Module:

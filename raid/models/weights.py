@@ -3,6 +3,7 @@
 Files are read with `weights_only=True`: a pickled object is refused, never executed.
 """
 
+import re
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -16,6 +17,8 @@ from raid.models.backbone import Backbone
 
 # What a pretrained file need not hold: the pooling exponent and the neck are new in every backbone.
 _NEW_PARTS = ("pool.", "neck.")
+# torchvision's DenseNet files are older than its modules: norm.1 is norm1 today.
+_OLD_DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
 def load_weights(model: Backbone, name: str, weights: str) -> None:
@@ -92,6 +95,7 @@ def backbone_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith(("fc.", "classifier.")) or name.endswith("num_batches_tracked"):
             continue
         name = name.replace(".bn1.IN.", ".bn1.instance.").replace(".bn1.BN.", ".bn1.batch.")
+        name = _OLD_DENSE_LAYER.sub(r"\1\2.", name)
         renamed[name if name.startswith(("body.", *_NEW_PARTS)) else f"body.{name}"] = value
     return renamed
 

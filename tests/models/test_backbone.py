@@ -10,10 +10,11 @@ from torch.func import functional_call
 
 from raid.distributed.group import Group
 from raid.models.backbone import AveragePool, GeM, InstanceBatchNorm, build
-from raid.models.batch_norm import BatchNorm, norm_factory
+from raid.models.batch_norm import BatchNorm, norm_factory, pending_statistics
 from raid.models.weights import backbone_keys
 
-NAMES = ["resnet10", "resnet18", "resnet50", "resnet18_ibn_a", "resnet50_ibn_a"]
+NAMES = ["resnet10", "resnet18", "resnet50", "resnet18_ibn_a", "resnet50_ibn_a", "densenet121"]
+DIMS = {"resnet10": 512, "resnet18": 512, "resnet50": 2048, "densenet": 1024}
 NORM = norm_factory("ghost", group_size=2, all_reduce_sum=Group.solo().all_reduce_sum)
 
 
@@ -38,7 +39,7 @@ def map_size(model, images):
 @pytest.mark.parametrize("name", NAMES)
 def test_features_are_unit_rows_in_training_and_evaluation(name):
     model = built(name)
-    dims = 2048 if "50" in name else 512
+    dims = DIMS[name[:8]]
     assert model.num_features == dims
     for training in (True, False):
         with torch.no_grad():
@@ -51,25 +52,28 @@ def test_features_are_unit_rows_in_training_and_evaluation(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_last_stride_sets_the_size_of_the_map(name):
-    dims = 2048 if "50" in name else 512
+    dims = DIMS[name[:8]]
     images = random_images(2)
     assert map_size(built(name), images) == (2, dims, 4, 2)
     assert map_size(built(name, last_stride=2), images) == (2, dims, 2, 1)
 
 
-def test_a_whole_image_gives_a_16_by_8_map():
-    assert map_size(built("resnet18"), random_images(1, 256, 128))[-2:] == (16, 8)
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+def test_a_whole_image_gives_a_16_by_8_map(name):
+    assert map_size(built(name), random_images(1, 256, 128))[-2:] == (16, 8)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet18_ibn_a"])
-def test_the_seed_alone_decides_the_weights(name):
+@pytest.mark.parametrize(
+    ("name", "num_convolutions"), [("resnet18", 20), ("resnet18_ibn_a", 20), ("densenet121", 120)]
+)
+def test_the_seed_alone_decides_the_weights(name, num_convolutions):
     torch.manual_seed(12)
     again = build(name, norm=NORM, seed=3)
     expected = built(name).state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in again.state_dict().items())
     other = build(name, norm=NORM, seed=4).state_dict()
     convolutions = [key for key in expected if expected[key].dim() == 4]
-    assert len(convolutions) == 20
+    assert len(convolutions) == num_convolutions
     assert not any(torch.equal(other[key], expected[key]) for key in convolutions)
 
 
@@ -81,7 +85,7 @@ def test_the_ambient_generators_are_left_alone(monkeypatch):
 
 
 def test_every_norm_is_the_one_asked_for():
-    counts = {"resnet10": 13, "resnet18": 21, "resnet50": 54}
+    counts = {"resnet10": 13, "resnet18": 21, "resnet50": 54, "densenet": 122}
     for name in NAMES:
         modules = list(built(name).modules())
         assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules)
@@ -97,8 +101,9 @@ def test_the_neck_starts_neutral_and_its_bias_is_frozen(name):
     assert not model.neck.bias.any()
 
 
-def test_a_training_step_reaches_every_parameter_that_is_not_frozen():
-    model = build("resnet18_ibn_a", norm=NORM, seed=0).train()
+@pytest.mark.parametrize("name", ["resnet18_ibn_a", "densenet121"])
+def test_a_training_step_reaches_every_parameter_that_is_not_frozen(name):
+    model = build(name, norm=NORM, seed=0).train()
     model(random_images())[:, :3].sum().backward()
     without = [key for key, value in model.named_parameters() if value.grad is None or not value.grad.any()]
     assert without == ["neck.bias"]
@@ -246,29 +251,70 @@ def test_gem_without_the_final_relu_is_refused():
         build("resnet18", norm=NORM, seed=0, final_relu=False)
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])
-def test_the_map_equals_torchvisions_where_the_weights_are_copied(architecture):
-    model = build(architecture, norm=NORM, seed=0, last_stride=2, pool="average").eval()
-    resnet = getattr(torchvision.models, architecture)(weights=None).eval()
+def test_without_the_final_relu_densenets_map_is_its_last_norm():
+    common = {"norm": NORM, "seed": 3, "pool": "average"}
+    usual, model = build("densenet121", **common), build("densenet121", **common, final_relu=False)
+    assert list(model.state_dict()) == list(usual.state_dict())
+    with torch.no_grad():
+        found = model.body(random_images(2))
+        assert torch.equal(found.relu(), usual.body(random_images(2)))
+    assert bool((found < -0.1).any())
+
+
+def torchvisions(architecture):
+    """Torchvision's network with no norm left neutral, and a list of what its classifier is given."""
+    network = getattr(torchvision.models, architecture)(weights=None)
     generator = torch.Generator().manual_seed(5)
-    for module in resnet.modules():
+    for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.weight.data.uniform_(0.5, 1.5, generator=generator)
             module.bias.data.normal_(std=0.2, generator=generator)
             module.running_mean.normal_(std=0.2, generator=generator)
             module.running_var.uniform_(0.5, 2.0, generator=generator)
-    missing, unexpected = model.load_state_dict(backbone_keys(resnet.state_dict()), strict=False)
+    pooled = []
+    classifier = network.fc if hasattr(network, "fc") else network.classifier
+    classifier.register_forward_pre_hook(lambda module, inputs: pooled.append(inputs[0]))
+    return network, pooled
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "densenet121"])
+def test_the_map_equals_torchvisions_where_the_weights_are_copied(architecture):
+    model = build(architecture, norm=NORM, seed=0, last_stride=2, pool="average").eval()
+    network, pooled = torchvisions(architecture)
+    missing, unexpected = model.load_state_dict(backbone_keys(network.state_dict()), strict=False)
     assert all(key.startswith("neck.") for key in missing)
     assert unexpected == []
-    pooled = []
-    resnet.avgpool.register_forward_hook(lambda module, inputs, output: pooled.append(output.flatten(1)))
     with torch.no_grad():
-        resnet(random_images())
+        network.eval()(random_images())
         torch.testing.assert_close(model.pool(model.body(random_images())), pooled[0])
     assert pooled[0].std() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["resnet34", "resnet50_ibn_b", "ibn_a", ""])
+@pytest.mark.parametrize("mode", ["ghost", "sync", "local"])
+def test_densenet_in_training_equals_torchvisions_group_after_group(mode):
+    size = 3 if mode == "ghost" else 6
+    norm = norm_factory(mode, group_size=size, all_reduce_sum=Group.solo().all_reduce_sum)
+    options = {"last_stride": 2, "pool": "average", "neck": False}
+    model = build("densenet121", norm=norm, seed=0, **options).double().train()
+    network, pooled = torchvisions("densenet121")
+    network.double().train()
+    model.load_state_dict(backbone_keys(network.state_dict()))
+    images = random_images(6, 64, 64).double()
+    found = model.pool(model.body(images))
+    for group in images.split(size):
+        network(group)
+    torch.testing.assert_close(found, torch.cat(pooled), rtol=1e-9, atol=1e-10)
+    weights = torch.linspace(-1, 1, found.numel(), dtype=torch.float64).view_as(found)
+    (weights * found).sum().backward()
+    (weights * torch.cat(pooled)).sum().backward()
+    gradients = {f"body.{key}": value.grad for key, value in network.named_parameters()}
+    for key, value in model.named_parameters():
+        torch.testing.assert_close(value.grad, gradients[key], rtol=1e-7, atol=1e-9, msg=key)
+    if mode != "sync":
+        assert pending_statistics(model).shape == (6 // size, 2 * 41_824)  # 83,648 / 2 channels of 121 norms
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet50_ibn_b", "densenet161", "ibn_a", ""])
 def test_unknown_names_are_refused(name):
     with pytest.raises(ValueError, match="is none of resnet10, resnet18, resnet50"):
         build(name, norm=NORM, seed=0)

@@ -1,5 +1,6 @@
 import os
 import pickle
+import re
 from contextlib import suppress
 from pathlib import Path
 from urllib.error import URLError
@@ -70,6 +71,13 @@ def ibn_nets(architecture):
     return state
 
 
+def old_densenets():
+    """A state dict with the names of torchvision's file, which is older than its modules."""
+    state = torchvisions("densenet121")
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): state[key] for key in state}
+    return {key: value for key, value in old.items() if not key.endswith("batches_tracked")}
+
+
 def saved(content, path, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path, **options)
@@ -79,7 +87,8 @@ def saved(content, path, **options):
 def assert_body_equals(model, expected):
     """`expected`: torchvision's names -> tensors."""
     body = model.body.state_dict()
-    names = [key for key in expected if not key.startswith("fc.") and not key.endswith("batches_tracked")]
+    dropped = ("fc.", "classifier.")
+    names = [key for key in expected if not key.startswith(dropped) and not key.endswith("batches_tracked")]
     assert sorted(body) == sorted(names)
     for key in names:
         assert torch.equal(body[key], expected[key]), key
@@ -176,6 +185,19 @@ def test_ibn_nets_layout_is_understood(name, tmp_path):
         for key, value in state.items()
     }
     assert_body_equals(model, renamed)
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+def test_densenets_file_is_read_under_its_old_names_too(is_old, hub):
+    new = torchvisions("densenet121")
+    state = old_densenets() if is_old else new
+    old_name = "features.denseblock4.denselayer16.norm.2.running_var"
+    assert (old_name in state) == is_old
+    assert {"features.conv0.weight", "features.transition1.norm.weight", "classifier.bias"} < set(state)
+    saved(state, hub / "densenet121-a639ec97.pth")
+    model = new_model("densenet121")
+    load_weights(model, "densenet121", "imagenet")
+    assert_body_equals(model, new)
 
 
 def test_our_own_file_brings_pool_and_neck(tmp_path):
