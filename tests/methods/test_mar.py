@@ -229,15 +229,21 @@ def test_a_training_that_diverges_says_where_and_keeps_what_was_before(sets, tmp
 
 
 @pytest.mark.parametrize("of", ["pretraining", "training"])
-def test_an_epoch_s_last_step_that_diverges_is_put_down_to_its_own_rate(sets, tmp_path, small, of):
-    """Its loss is finite, and the weights may be: then the next features, or the next loss, tell."""
-    path = {"pretraining": "pretraining", "training": "optimizer"}[of] + ".learning_rate"
-    rate = {path.replace(".", "__"): 1e300, f"{of}__steps": 1}
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_epoch_s_last_step_that_diverges_is_put_down_to_its_own_rate(sets, tmp_path, small, of, dtype):
+    """Its loss is finite. In float64 the weights are still, and then the next features or loss tell."""
+    section = {"pretraining": "pretraining", "training": "optimizer"}[of]
+    path, rate = f"{section}.learning_rate", {"float32": 3e38, "float64": 1e300}[dtype]
+    chosen = {f"{section}__learning_rate": rate, f"{section}__weight_decay": 1e6, f"{of}__steps": 1}
+    epoch = 1 if of == "pretraining" else 2
+    what = f"the weights after epoch {epoch}, step 1 are not finite" if dtype == "float32" else ".*"
     for number, evaluated in enumerate(({}, WITHOUT_TEST_IMAGES)):
         folder = tmp_path / str(number)
-        with pytest.raises(InputError, match=rf"^{path}: .*the training has diverged"):
-            mar.run(configured(sets, folder, **evaluated, **rate))
+        with pytest.raises(InputError, match=rf"^{path}: {what}.*the training has diverged"):
+            mar.run(configured(sets, folder, numerics__dtype=dtype, **evaluated, **chosen))
         assert not (folder / "model.pt").exists()
+        if dtype == "float32":
+            assert len(list((folder / "checkpoints").glob("*"))) == epoch - 1
 
 
 def test_what_cannot_work_is_said_before_anything_is_written(sets, tmp_path, small):

@@ -36,6 +36,8 @@ def made(sets: Path, folder: Path, every: int = 1, **overrides: Any) -> MarConfi
     given = {
         "pretraining__epochs": STAGES[0], "pretraining__steps": STEPS, "training__epochs": STAGES[1],
         "training__steps": STEPS, "multilabel__scale": "auto", "run__checkpoint_steps": every,
+        # Every step is a pass over the target: multilabels are averaged over several visits.
+        "training__target": 24, "model__ghost_size": 8,
     }  # fmt: skip
     return configured(sets, folder, **{**given, **overrides})
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import small_network
+import tiny
 import torch
 from mar_steps import configured, pretrained, started, worker_of
 from torch import Tensor
@@ -81,14 +82,21 @@ def test_images_labels_rows_and_cameras_of_a_batch_belong_together(sets, monkeyp
                 assert torch.equal(group[2:], seen["target"][4 * number : 4 * number + 4])
 
 
-def test_images_are_augmented_otherwise_at_every_visit(sets, monkeypatch):
-    given = {"training__source": 24, "training__target": 24, "augment__flip": 0.5}
-    stage = started(configured(sets, **given))
-    first, second = watched(stage, monkeypatch, 2, stage.epochs.start)
-    order = [seen["batch"].labels.sort(stable=True).indices for seen in (first, second)]
-    assert torch.equal(first["batch"].labels[order[0]], second["batch"].labels[order[1]])  # all 24, twice
-    different = (first["source"][order[0]] != second["source"][order[1]]).any(dim=1)
-    assert different.all()
+def test_images_are_augmented_otherwise_at_every_step_and_in_either_set(sets, monkeypatch):
+    sizes = {"training__source": 24, "training__target": 24, "training__steps": 2}
+    stage = started(configured(sets, augment__pad=0, augment__flip=0.5, **sizes))
+    start, batches = stage.epochs.start, []
+    for epoch in (start, start + 1):
+        batches += watched(stage, monkeypatch, 2, epoch)
+    flips = []
+    for of in ("source", "target"):
+        plain = pictures(stage, of)
+        mirrored = plain.unflatten(1, (3, tiny.HEIGHT, tiny.WIDTH)).flip(3).flatten(1)
+        for seen in batches:
+            rows = rows_of(seen[of], torch.cat([plain, mirrored]))
+            flips.append(tuple(row >= len(plain) for row in rows))
+    assert all(0.1 < np.mean(flipped) < 0.9 for flipped in flips)
+    assert len(set(flips)) == len(flips) == 8
 
 
 def test_every_pass_has_an_image_once_and_the_target_begins_anew(sets, monkeypatch):
