@@ -148,6 +148,17 @@ def describe(schema: type[Schema], prefix: str = "") -> Iterator[FieldDescriptio
             yield FieldDescription(path, _type_name(annotation), default, meaning)
 
 
+def describe_sections(schema: type[Schema], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield path and meaning of every section below `schema`, in order."""
+    hints = typing.get_type_hints(schema)
+    for field in fields(schema):
+        section = hints[field.name]
+        if is_dataclass(section):
+            path = f"{prefix}{field.name}"
+            yield path, (section.__doc__ or "").strip().splitlines()[0]
+            yield from describe_sections(typing.cast(type[Schema], section), f"{path}.")
+
+
 def _read_file(file: Path | str) -> Tree:
     try:
         return _parse(Path(file).read_bytes(), str(file))

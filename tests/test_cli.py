@@ -16,10 +16,11 @@ from raid.data.samples import Samples
 from raid.errors import InputError
 from raid.methods import icsr, icsr_demo
 from raid.methods.icsr_config import IcsrConfig
+from raid.methods.mar_config import MarConfig
 from raid.run_folder import RunFolder
 
 COMMANDS = [
-    *([], ["icsr"], ["config"], ["demo"], ["evaluate"], ["report"]),
+    *([], ["icsr"], ["mar"], ["plan"], ["config"], ["demo"], ["evaluate"], ["report"]),
     *(["data"], ["data", "synth"], ["data", "synth-check"], ["data", "prepare"], ["data", "check"]),
 ]
 LIBRARIES = {"torch", "torchvision", "numpy", "scipy", "pydantic", "yaml", "PIL", "pyarrow", "ray", "mlflow"}
@@ -65,6 +66,18 @@ print("imported:", *sorted({LIBRARIES} & set(sys.modules)))
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == "imported:"
     assert done.stdout.count("usage: raid") == len(COMMANDS)
+
+
+@pytest.mark.parametrize("method", ["icsr", "mar"])
+def test_fields_are_printed_without_what_builds_networks(method):
+    program = f"""
+import sys
+from raid.cli import main
+main(["config", "{method}"])
+print("imported:", *sorted({{"torchvision", "ray", "mlflow"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported:"
 
 
 def test_the_command_runs_as_a_module_and_by_its_name():
@@ -114,15 +127,24 @@ def test_what_cannot_be_parsed_ends_with_usage_and_status_2(capsys, arguments, m
     assert re.search(message, err), err
 
 
-def test_config_prints_every_field_with_type_default_and_meaning(capsys):
-    assert main(["config", "icsr"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+@pytest.mark.parametrize(("method", "schema"), [("icsr", IcsrConfig), ("mar", MarConfig)])
+def test_config_prints_every_field_with_type_default_and_meaning(capsys, method, schema):
+    assert main(["config", method]) == 0
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.splitlines() if line and not line.startswith("# ")]
     expected = []
-    for field in describe(IcsrConfig):
+    for field in describe(schema):
         expected += [f"{field.path}: {field.type} = {field.default}", f"    {field.meaning}"]
     assert lines == expected
-    assert "refine.score_cutoff: float|none = 0.5" in lines
     assert "run.folder: path = runs/run" in lines
+    known = {"icsr": "refine.score_cutoff: float|none = 0.5", "mar": "multilabel.scale: float|auto = 30.0"}
+    assert known[method] in lines
+    sections = {field.path.partition(".")[0] for field in describe(schema) if "." in field.path}
+    for section in sections:
+        (place,) = re.finditer(rf"^\n# {section}: \S.*\.\n(?={section}\.)", printed, re.MULTILINE)
+        assert f"\n{section}." not in printed[: place.start()]
+    if method == "mar":
+        assert "\n# data: The unlabelled set: trained on without its identities, and evaluated.\n" in printed
 
 
 def test_config_of_a_file_prints_what_it_resolves_to(capsys, file, tmp_path):

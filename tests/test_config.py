@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import PositiveInt
 
-from raid.config import Schema, config_hash, describe, flatten, load, read_flat, to_yaml
+from raid.config import Schema, config_hash, describe, describe_sections, flatten, load, read_flat, to_yaml
 from raid.errors import InputError
 from raid.methods.icsr_config import IcsrConfig
 
@@ -266,3 +266,20 @@ def test_a_file_is_read_flat_whatever_it_is_of(tmp_path):
     assert read_flat(tmp_path / "other.yaml") == {"a.b.c": 1, "a.d": [2], "e": None}
     with pytest.raises(InputError, match="cannot read"):
         read_flat(tmp_path / "none.yaml")
+
+
+def test_sections_are_described_in_their_order():
+    assert list(describe_sections(Car)) == [("front", "A section."), ("rear", "A section.")]
+
+    @dataclass(frozen=True, kw_only=True)
+    class Train(Schema):
+        """Cars in a row.
+
+        More of it.
+        """
+
+        first: Car = Car(name="x")
+
+    paths = [path for path, _ in describe_sections(Train)]
+    assert paths == ["first", "first.front", "first.rear"]
+    assert dict(describe_sections(Train))["first"] == "A whole configuration."

@@ -7,7 +7,7 @@ from raid.errors import InputError
 
 _HELP = {
     "icsr": "train with intra-camera refinement (or its baseline, refine.enabled=false)",
-    "mar": "train with soft multilabels over the people of a labelled set",
+    "mar": "train with soft multilabels over the people of a labelled set (source; data is the other)",
 }
 
 
@@ -17,7 +17,7 @@ def add_methods(commands: Commands) -> None:
         parser = commands.add_parser(
             method,
             help=text,
-            description="Train and evaluate as FILE and the overrides say. "
+            description=f"{text[0].upper()}{text[1:]}, and evaluate, as FILE and the overrides say. "
             f"`raid config {method}` lists every field.",
         )
         add_configuration(parser)
@@ -134,12 +134,16 @@ def add_config(commands: Commands) -> None:
 
 
 def _config(options: argparse.Namespace) -> None:
-    from raid.config import describe, load, to_yaml
+    from raid.config import describe, describe_sections, load, to_yaml
     from raid.methods.known import config_of
 
     schema = config_of(options.method)
     if options.file is not None:
         print(to_yaml(load(schema, options.file, options.overrides)), end="")
         return
+    sections = dict(describe_sections(schema))
     for field in describe(schema):
+        section = field.path.rpartition(".")[0]
+        if section in sections:
+            print(f"\n# {section}: {sections.pop(section)}")
         print(f"{field.path}: {field.type} = {field.default}\n    {field.meaning}")

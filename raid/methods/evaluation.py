@@ -56,7 +56,8 @@ def evaluate_checkpoint(
         overrides: `a.b=c` texts that go before the checkpoint's configuration. With another data.layout,
             size, errors and cache alone are kept of the training's section data; `data.split_number=all`
             is every split of the set. Multi-query is on, and the device is chosen anew, unless they say so.
-        out: the JSON file; None: `evaluation_SET.json` beside the model.
+        out: the JSON file; None: `evaluation_SET.json` beside the model, `evaluation_SET_FILE.json` beside
+            a FILE.pt that is not model.pt.
 
     Raises:
         InputError: the checkpoint or a set cannot be evaluated, or the file cannot be written.
@@ -78,7 +79,7 @@ def evaluate_checkpoint(
         _evaluated(partial(_features, model, settings, config, trained.path), each, samples)
         for each, samples in zip(configs, sets, strict=True)
     ]
-    out = out or trained.path.with_name(file_name(found))
+    out = out or trained.path.with_name(file_name(found, trained.path.stem))
     record = {"checkpoint": trained.identity(), "options": asdict(config.evaluate), **as_record(found)}
     record["options"].pop("every")  # of a training
     try:
@@ -90,7 +91,9 @@ def evaluate_checkpoint(
         ) from error
     lines = [as_text(found, config.evaluate)]
     if trained.has_own_colours:
-        lines.append("colours normalised by mean and deviation of the training's target, whatever the set")
+        lines.append(
+            "images normalised by the mean and deviation that the training measured on its target set"
+        )
     return "\n".join([*lines, f"stored in {out}"])
 
 

@@ -71,11 +71,12 @@ def as_text(sets: Sequence[Evaluated], options: Options) -> str:
     return "\n".join(lines)
 
 
-def file_name(sets: Sequence[Evaluated]) -> str:
-    """Return what the JSON file is called: the name of the set, or of the sets where they have several."""
+def file_name(sets: Sequence[Evaluated], model: str = "model") -> str:
+    """Return what the JSON file is called: by the names of the sets, and of a model that is not the run's."""
     names = list(dict.fromkeys(str(each.facts["name"]) for each in sets))
     more = f"_and_{len(names) - 1}_more" if len(names) > 1 else ""
-    return f"evaluation_{re.sub(r'[^0-9A-Za-z.-]+', '_', names[0])}{more}.json"
+    of = "" if model == "model" else f"_{model}"  # pretrained.pt lies beside model.pt
+    return f"evaluation_{re.sub(r'[^0-9A-Za-z.-]+', '_', names[0])}{more}{of}.json"
 
 
 def _about(sets: Sequence[Evaluated], options: Options) -> list[str]:

@@ -143,7 +143,7 @@ def test_a_manifest_is_evaluated_by_every_protocol_that_applies(config, model, s
     }  # fmt: skip
     assert {"mean", "deviation"}.isdisjoint(record)
     assert "version 2" in out
-    assert "colours" not in out
+    assert "images normalised" not in out
 
 
 def test_without_samples_a_run_is_evaluated_on_its_own_set(config, model, root, tmp_path, capsys):

@@ -85,7 +85,11 @@ def test_images_are_normalised_as_in_training(source, target, tmp_path, capsys, 
     assert expected[0] != pytest.approx(imagenet[0], abs=1e-6)  # or this test could not fail
     assert record["checkpoint"]["method"] == "mar"
     assert (record["checkpoint"]["mean"], record["checkpoint"]["std"]) == (list(MEAN), list(STD))
-    assert "\ncolours normalised by mean and deviation of the training's target, whatever the set\n" in out
+    assert (
+        "\nimages normalised by the mean and deviation that the training measured on its target set\n" in out
+    )
+    stored = {"model.pt": "evaluation_target.json", "pretrained.pt": "evaluation_target_pretrained.json"}
+    assert (tmp_path / stored[name]).exists()
 
 
 def test_colours_stay_those_of_the_training_on_another_set(source, target, tmp_path, capsys):
@@ -95,7 +99,7 @@ def test_colours_stay_those_of_the_training_on_another_set(source, target, tmp_p
     assert record["sets"][0]["root"] == str(target)
     expected = by_hand(config, target, MEAN, STD)
     assert record["sets"][0]["figures"]["eval/mAP"] == pytest.approx(expected[0], abs=1e-12)
-    assert "colours normalised" in out
+    assert "images normalised" in out
 
 
 def test_another_layout_keeps_the_size_and_forgets_the_pattern(source, target, tmp_path, capsys):
@@ -130,7 +134,7 @@ def test_a_run_s_figures_are_found_again(target, tmp_path, capsys):
         figures = record["sets"][0]["figures"]
         assert epoch["eval/mAP"] == pytest.approx(figures["eval/mAP"], abs=1e-12)
         assert epoch["eval/rank1"] == figures["eval/rank1"]
-        assert "colours normalised" in out
+        assert "images normalised" in out
         assert "too high" not in err
     assert first["eval/mAP"] != last["eval/mAP"]
 
