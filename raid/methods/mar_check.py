@@ -88,8 +88,7 @@ def _check_adaptation(config: MarConfig, inputs: MarInputs) -> None:
             "losses.cml: no camera has two target images, and the loss compares deviations; set "
             "losses.cml=false"
         )
-    by_agreement = config.losses.mdl and config.mining.guide == "agreement"
-    if by_agreement and isinstance(start, int) and start > len(train):
+    if mines_by_agreement(config) and isinstance(start, int) and start > len(train):
         raise InputError(f"mining.start: {start} images are to be drawn, and the target has {len(train)}")
     num_pairs = config.training.target * (config.training.target - 1) // 2
     if config.losses.mdl and config.mining.ratio * num_pairs < 10:

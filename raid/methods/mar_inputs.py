@@ -144,7 +144,7 @@ def source_samples(config: MarConfig) -> tuple[Samples, dict[str, str]]:
     try:
         whole = load_samples(data)
     except InputError as error:
-        raise InputError(_FIELD.sub(r"source.\1", str(error))) from error
+        raise InputError(_of_source(str(error), config)) from error
     rows = rows_of_people(whole, data.layout, everybody=everybody)
     if len(rows) == 0:
         raise InputError(

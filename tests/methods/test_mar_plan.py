@@ -230,6 +230,7 @@ def test_probes_measure_something():
     for seconds in (found.encoder.extract, found.encoder.train, found.softmax, found.losses, found.pair):
         assert 0 < seconds < 1
     assert found.encoder.train > found.encoder.extract
+    assert 0 < found.ranked_pair < 2e-7  # about 2e-8; with what is compiled at first 1e-6 and more
     reckoned = probe(chosen, 30, 3, tflops=1.0)
     # Products of 8 + 8 rows of 512 features with 30 agents, a few times, forward and backward.
     assert 2 * 16 * 512 * 30 < reckoned.losses * 1e12 < 30 * 16 * 512 * 30
