@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -167,9 +166,11 @@ def supervised_mAP(splits: Splits, *, epochs: int = 6, seed: int = 0) -> float:
 
 def resnet18(seed: int) -> nn.Module:
     """Build a randomly initialised ResNet-18 with last stride 1: images (B, 3, H, W) to (B, 512)."""
+    from torchvision.models import resnet  # here: it takes a second, and few commands build a network
+
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' as well
-        network: Any = torchvision.models.resnet18(weights=None)
+        network: Any = resnet.resnet18(weights=None)
     block = network.layer4[0]
     for strided in (block.conv1, block.downsample[0]):
         strided.stride = (1, 1)
