@@ -1,6 +1,7 @@
 """The `raid` command. A method and its libraries are imported when they are asked for, not before."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,10 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         status: int | None = options.run(options)
+        sys.stdout.flush()
     except InputError as error:
         for line in str(error).splitlines():
             print(f"raid: {line}", file=sys.stderr)
         return EXIT_INPUT_ERROR
+    except BrokenPipeError:  # `raid config icsr | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("raid: interrupted", file=sys.stderr)
         return 130

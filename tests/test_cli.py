@@ -275,3 +275,12 @@ def test_bad_input_of_the_small_commands_is_one_line(tmp_path, monkeypatch, caps
     assert captured.out == ""
     assert re.fullmatch(rf"raid: {message}.*\n", captured.err), captured.err
     assert contents(tmp_path) == before
+
+
+def test_whoever_reads_may_stop_reading():
+    command = [sys.executable, "-m", "raid", "config", "icsr"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")

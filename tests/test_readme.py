@@ -81,7 +81,7 @@ def run(block: str, folder: Path) -> str:
 
 
 def test_own_data_and_its_evaluation(folder):
-    (block,) = [block for block in blocks() if "raid data prepare" in block]
+    (block,) = [block for block in blocks() if "raid data check" in block]
     assert block.count("\n") == 6
     out = run(block, folder)
     assert "mine.parquet: 80 images, splits train, query, gallery" in out
