@@ -5,7 +5,7 @@ import config_fields
 import pytest
 
 from raid.cli import main
-from raid.config import config_hash, describe, load
+from raid.config import config_hash, load
 from raid.errors import InputError
 from raid.methods.mar_config import MarConfig
 
@@ -116,11 +116,8 @@ def test_both_roots_are_required_and_said_at_once():
     assert [line.partition(": ")[0] for line in lines] == ["data.root", "source.root"]
 
 
-def test_every_field_is_described_with_its_default_and_its_meaning(capsys):
+def test_every_field_is_described_with_its_default_and_its_meaning():
     config_fields.assert_described(MarConfig)
-    assert main(["config", "mar"]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line and line[0] not in "# "]
-    assert lines == [f"{field.path}: {field.type} = {field.default}" for field in describe(MarConfig)]
 
 
 def test_a_resolved_configuration_is_printed_and_read_back(tmp_path, capsys):
