@@ -151,6 +151,7 @@ def test_exact_agrees_with_the_batched_way_in_float64(out, tmp_path):
         inputs.train.identities // 2,
         inputs.train.cameras,
     )
-    exact = replace(config.training, numerics=replace(config.numerics, reproducible="exact"))
+    encoder = replace(config.training.encoder, numerics=replace(config.numerics, reproducible="exact"))
+    exact = replace(config.training, encoder=encoder)
     ours = workers.train(Group.solo(), replace(job, settings=exact))
     assert_within(ours, workers.train(Group.solo(), job), TOLERANCE)

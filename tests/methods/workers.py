@@ -82,7 +82,9 @@ def work(group: Group, fanout: FanOut, job: Job) -> None:
     found = {name: train(group, steps) for name, steps in job.steps.items()}
     if job.faults:
         honest = job.steps["ghost"]
-        local = replace(honest.settings, model=replace(honest.settings.model, batch_norm="local"))
+        encoder = honest.settings.encoder
+        local_encoder = replace(encoder, model=replace(encoder.model, batch_norm="local"))
+        local = replace(honest.settings, encoder=local_encoder)
         found["local batch norm"] = train(group, replace(honest, settings=local))
         for fault in (MemoryFromOwnRows, StatisticsOfFirstWorker, SummedGradients):
             found[fault.__name__] = train(fault(group.rank, group.size), honest)

@@ -21,7 +21,7 @@ def test_it_sends_and_says_so(client, runs, folder, capsys):
     assert sync(folder.path, other.path) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(" as run ")[0] for line in lines] == [
-        f"{each.path}: sent settings, 2 epochs, 2 files, status; KILLED" for each in (folder, other)
+        f"{each.path}: sent settings, 2 epochs, 3 files, status; KILLED" for each in (folder, other)
     ]
     assert sync(folder.path) == 0
     assert "nothing new" in capsys.readouterr().out
