@@ -123,7 +123,7 @@ def test_a_server_that_is_killed_twice(server, tmp_path, monkeypatch, caplog, ca
     assert (up.returncode, up.stderr) == (0, "")
     run = tracked.assert_complete(client, folder, tmp_path / "downloads", "FINISHED")
     assert up.stdout == (
-        f"{folder.path}: sent 2 epochs, 4 files, status; FINISHED as run {run.info.run_id} at {server.uri}\n"
+        f"{folder.path}: sent 2 epochs, 5 files, status; FINISHED as run {run.info.run_id} at {server.uri}\n"
     )
     assert run.data.params["run.folder"] == str(folder.path)
     assert run.data.tags["method"] == "icsr"
