@@ -12,7 +12,8 @@ from typing import Any
 
 import tiny
 
-from raid.methods import icsr, mar
+from raid.methods.icsr import recipe as icsr
+from raid.methods.mar import recipe as mar
 from raid.run_folder import RunFolder
 
 RUNS: dict[str, dict[str, dict[str, Any]]] = {

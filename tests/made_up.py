@@ -6,7 +6,7 @@ import numpy as np
 import page
 
 from raid.evaluate import RetrievalSet, camera_record, final_record, save_record
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr.config import IcsrConfig
 from raid.methods.inputs import Inputs
 from raid.protocols import Options
 from raid.report import TrainingSets, write_report

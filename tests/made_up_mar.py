@@ -8,7 +8,7 @@ import tiny
 from made_up import record_of
 
 from raid.evaluate import RetrievalSet, save_record
-from raid.methods.mar_config import MarConfig
+from raid.methods.mar.config import MarConfig
 from raid.report import TrainingSets
 from raid.run_folder import RunFolder
 

@@ -17,7 +17,7 @@ import yaml
 
 from raid.cli import main
 from raid.data.render import Settings, write_market1501
-from raid.methods import icsr_check
+from raid.methods.icsr import check as icsr_check
 from raid.run_folder import RunFolder
 
 SETTINGS = {

@@ -14,9 +14,10 @@ from raid.config import describe, load
 from raid.data.render import Settings
 from raid.data.samples import Samples
 from raid.errors import InputError
-from raid.methods import icsr, icsr_demo
-from raid.methods.icsr_config import IcsrConfig
-from raid.methods.mar_config import MarConfig
+from raid.methods.icsr import demo as icsr_demo
+from raid.methods.icsr import recipe as icsr
+from raid.methods.icsr.config import IcsrConfig
+from raid.methods.mar.config import MarConfig
 from raid.run_folder import RunFolder
 
 COMMANDS = [

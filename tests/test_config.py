@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 
 from raid.config import Schema, config_hash, describe, describe_sections, flatten, load, read_flat, to_yaml
 from raid.errors import InputError
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr.config import IcsrConfig
 
 DATA = {"data.root": "images"}  # all that a run needs to be told
 

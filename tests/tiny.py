@@ -10,8 +10,8 @@ from PIL import Image
 
 from raid.config import load
 from raid.data.streams import stream
-from raid.methods.icsr_config import IcsrConfig
-from raid.methods.mar_config import MarConfig
+from raid.methods.icsr.config import IcsrConfig
+from raid.methods.mar.config import MarConfig
 
 HEIGHT, WIDTH = 32, 16
 PATTERN = r"(?P<split>train|query|gallery)/(?P<identity>\d+)_c(?P<camera>\d+)_"

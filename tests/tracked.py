@@ -18,7 +18,7 @@ from mlflow.entities import Run
 
 from raid import tracking
 from raid.config import load
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr.config import IcsrConfig
 from raid.run_folder import RunFolder
 
 # What a process does that follows a run and is ended from without.

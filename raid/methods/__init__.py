@@ -1,1 +1,1 @@
-"""The methods, one readable recipe a file."""
+"""The methods: a package each, whose `recipe` is where to begin, and what they share."""

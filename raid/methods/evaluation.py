@@ -23,8 +23,8 @@ from raid.methods.encoder import EncoderSettings, device_of
 from raid.methods.evaluation_record import Evaluated, as_record, as_text, file_name
 from raid.methods.inputs import load_samples, open_retrieval, protocol_of
 from raid.methods.known import MethodConfig
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_inputs import rows_of_people
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.inputs import rows_of_people
 from raid.methods.sections import Data
 from raid.methods.trained import Trained
 from raid.models.backbone import Backbone

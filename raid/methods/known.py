@@ -4,9 +4,14 @@ from typing import TypeAlias
 
 from raid.distributed.backend import Backend
 from raid.errors import InputError
-from raid.methods import icsr, icsr_demo, icsr_plan, mar, mar_demo, mar_plan
-from raid.methods.icsr_config import IcsrConfig
-from raid.methods.mar_config import MarConfig
+from raid.methods.icsr import demo as icsr_demo
+from raid.methods.icsr import plan as icsr_plan
+from raid.methods.icsr import recipe as icsr
+from raid.methods.icsr.config import IcsrConfig
+from raid.methods.mar import demo as mar_demo
+from raid.methods.mar import plan as mar_plan
+from raid.methods.mar import recipe as mar
+from raid.methods.mar.config import MarConfig
 from raid.methods.plan import Given
 from raid.run_folder import RunFolder
 

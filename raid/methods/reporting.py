@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from raid.config import load
 from raid.errors import InputError
 from raid.evaluate import RetrievalSet, load_record
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr.config import IcsrConfig
 from raid.methods.inputs import open_inputs
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_inputs import open_mar_inputs
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.inputs import open_mar_inputs
 from raid.methods.sections import Data
 from raid.report import TrainingSets, write_report
 from raid.run_folder import RunFolder

@@ -11,8 +11,8 @@ from benchmarks.measure import measured
 from raid.config import load
 from raid.data import synthetic
 from raid.data.samples import Samples
-from raid.methods.epoch_labels import assign_labels
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr.config import IcsrConfig
+from raid.methods.icsr.epoch_labels import assign_labels
 
 # Identities, cameras and published local labels of MSMT17's training images; not part of this repository.
 MSMT17 = Path(__file__).parents[3] / "shared" / "data" / "msmt17_local_labels.parquet"

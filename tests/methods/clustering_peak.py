@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from raid.data import synthetic
-from raid.methods.clustering import cluster
+from raid.methods.icsr.clustering import cluster
 from raid.methods.sections import Clustering, Neighbors
 from raid.ops.jaccard import jaccard_similarity
 

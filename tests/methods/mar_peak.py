@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from raid.config import load
 from raid.data.streams import stream
-from raid.methods import mar_start
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_probe import loss_step
+from raid.methods.mar import start as mar_start
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.probe import loss_step
 
 
 def status(field: str) -> int:

@@ -9,12 +9,12 @@ import torch
 
 from raid.distributed.fanout import InProcess
 from raid.distributed.group import Group
-from raid.methods.mar_adaptation import AdaptationStage
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_inputs import MarInputs, measured, open_mar_inputs
-from raid.methods.mar_pretraining import PretrainingStage
-from raid.methods.mar_stage import MarJob, Worker
-from raid.methods.mar_weights import Weights, starting_weights
+from raid.methods.mar.adaptation import AdaptationStage
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.inputs import MarInputs, measured, open_mar_inputs
+from raid.methods.mar.pretraining import PretrainingStage
+from raid.methods.mar.stage import MarJob, Worker
+from raid.methods.mar.weights import Weights, starting_weights
 from raid.run_folder import RunFolder
 
 

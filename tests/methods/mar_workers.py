@@ -21,12 +21,14 @@ from workers import StatisticsOfFirstWorker, SummedGradients
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.losses.cross_view import CrossViewCentre
-from raid.methods import mar, mar_losses, mar_stage
 from raid.methods.encoder import Encoder
-from raid.methods.mar_adaptation import AdaptationStage
-from raid.methods.mar_pretraining import PretrainingStage
-from raid.methods.mar_stage import MarJob, Worker
-from raid.methods.multilabel_table import MultilabelTable
+from raid.methods.mar import losses as mar_losses
+from raid.methods.mar import recipe as mar
+from raid.methods.mar import stage as mar_stage
+from raid.methods.mar.adaptation import AdaptationStage
+from raid.methods.mar.multilabel_table import MultilabelTable
+from raid.methods.mar.pretraining import PretrainingStage
+from raid.methods.mar.stage import MarJob, Worker
 
 PRETRAINING_STEPS, STEPS = 2, 4
 Patch = Callable[[Group], Any]

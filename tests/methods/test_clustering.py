@@ -13,9 +13,10 @@ import tiny
 from raid.config import load
 from raid.data import synthetic
 from raid.errors import InputError
-from raid.methods import clustering, icsr
-from raid.methods.clustering import cluster
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr import clustering
+from raid.methods.icsr import recipe as icsr
+from raid.methods.icsr.clustering import cluster
+from raid.methods.icsr.config import IcsrConfig
 from raid.methods.sections import Clustering, Neighbors, auto_k1
 from raid.ops import quality
 from raid.ops.dbscan import dbscan

@@ -21,9 +21,9 @@ from raid.data.samples import Record, Samples, content_hash
 from raid.distributed.checkpoint import write_tensors
 from raid.distributed.group import Group
 from raid.extract import extract
-from raid.methods import icsr
 from raid.methods.encoder import build_model
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr import recipe as icsr
+from raid.methods.icsr.config import IcsrConfig
 
 NAMES = ("mAP", "rank1", "rank5", "rank10", "rank20", "mINP", "num_valid")
 

@@ -18,10 +18,10 @@ from raid.config import to_yaml
 from raid.data.samples import Record, Samples
 from raid.distributed.checkpoint import write_tensors
 from raid.distributed.group import Group
-from raid.methods import mar
 from raid.methods.encoder import build_model
 from raid.methods.inputs import load_samples
-from raid.methods.mar_config import MarConfig
+from raid.methods.mar import recipe as mar
+from raid.methods.mar.config import MarConfig
 
 MEAN, STD = (0.9, 0.2, 0.4), (0.1, 0.5, 0.3)
 TOO_HIGH = "are among the reference persons (auxiliary=all): its figures are too high"

@@ -10,13 +10,14 @@ import torch
 
 from raid.data.samples import Samples
 from raid.distributed.fanout import InProcess, Processes
-from raid.methods import icsr, inter_camera, intra_camera
 from raid.methods.encoder import starting_weights
-from raid.methods.epoch_labels import assign_labels
-from raid.methods.icsr_check import check
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr import inter_camera, intra_camera
+from raid.methods.icsr import recipe as icsr
+from raid.methods.icsr.check import check
+from raid.methods.icsr.config import IcsrConfig
+from raid.methods.icsr.epoch_labels import assign_labels
+from raid.methods.icsr.intra_camera import CameraJob, train_camera
 from raid.methods.inputs import Inputs, open_inputs
-from raid.methods.intra_camera import CameraJob, train_camera
 from raid.methods.launch import summary
 from raid.ops import quality
 from raid.ops.centrality import harmonic_centrality

@@ -5,7 +5,7 @@ import pytest
 
 from raid.config import config_hash, describe, flatten, load
 from raid.errors import InputError
-from raid.methods.icsr_config import IcsrConfig, IntraCamera
+from raid.methods.icsr.config import IcsrConfig, IntraCamera
 
 DATA = {"data.root": "images"}  # all that a run needs to be told
 # Written out, not read from NOT_IN_HASH: a field that leaves the hash must be put here as well.

@@ -15,11 +15,12 @@ import tiny
 
 from raid import cli, machine
 from raid.errors import InputError
-from raid.methods import icsr
-from raid.methods.icsr_check import check_memory
-from raid.methods.icsr_config import IcsrConfig
-from raid.methods.icsr_plan import make_plan
-from raid.methods.icsr_probe import (
+from raid.methods.icsr import recipe as icsr
+from raid.methods.icsr.check import check_memory
+from raid.methods.icsr.config import IcsrConfig
+from raid.methods.icsr.memory import ClusterTask, cluster_bytes, disk_bytes, usual_entries, what_would_fit
+from raid.methods.icsr.plan import make_plan
+from raid.methods.icsr.probe import (
     ClusterSpeed,
     method_work,
     probe_clustering,
@@ -27,7 +28,6 @@ from raid.methods.icsr_probe import (
     searched_pairs,
 )
 from raid.methods.inputs import open_inputs
-from raid.methods.memory import ClusterTask, cluster_bytes, disk_bytes, usual_entries, what_would_fit
 from raid.methods.plan import Counts, misfits
 from raid.methods.probe import EncoderSpeed
 from raid.methods.sections import Clustering, Neighbors

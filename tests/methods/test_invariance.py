@@ -17,9 +17,9 @@ from raid.distributed import checkpoint
 from raid.distributed.backend import LocalBackend
 from raid.distributed.group import Group
 from raid.methods.encoder import starting_weights
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr.config import IcsrConfig
+from raid.methods.icsr.inter_camera import InterCameraJob
 from raid.methods.inputs import Inputs, open_inputs
-from raid.methods.inter_camera import InterCameraJob
 from raid.run_folder import RunFolder
 
 SIZES = (1, 2, 4)

@@ -12,7 +12,7 @@ import tiny
 from raid.cli import main
 from raid.config import load
 from raid.data.samples import Samples
-from raid.methods import icsr
+from raid.methods.icsr import recipe as icsr
 from raid.methods.inputs import load_samples, open_inputs
 from raid.methods.sections import Data
 

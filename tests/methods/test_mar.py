@@ -16,11 +16,11 @@ from mar_steps import configured
 from raid.distributed import checkpoint
 from raid.distributed.group import Group
 from raid.errors import InputError
-from raid.methods import mar
 from raid.methods.encoder import Encoder
 from raid.methods.launch import summary
-from raid.methods.mar_inputs import measured, open_mar_inputs
-from raid.methods.mar_networks import Networks
+from raid.methods.mar import recipe as mar
+from raid.methods.mar.inputs import measured, open_mar_inputs
+from raid.methods.mar.networks import Networks
 from raid.run_folder import RunFolder
 
 ALL_LOSSES = ("mdl", "cml", "al", "rj")

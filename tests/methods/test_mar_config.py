@@ -7,7 +7,7 @@ import pytest
 from raid.cli import main
 from raid.config import config_hash, load
 from raid.errors import InputError
-from raid.methods.mar_config import MarConfig
+from raid.methods.mar.config import MarConfig
 
 DATA = {"data.root": "images", "source.root": "labelled"}  # all that a run needs to be told
 GIVEN = [f"{path}={value}" for path, value in DATA.items()]

@@ -15,8 +15,8 @@ from PIL import Image
 
 from raid.data.statistics import IMAGENET
 from raid.errors import InputError
-from raid.methods.mar_check import check
-from raid.methods.mar_inputs import MarInputs, measured, open_mar_inputs
+from raid.methods.mar.check import check
+from raid.methods.mar.inputs import MarInputs, measured, open_mar_inputs
 
 LISTS = {  # identities of the test half begin at 0 as well
     "train": ["0000/0000_000_01_a_0.jpg 0", "0000/0000_001_02_a_0.jpg 0", "0001/0001_000_01_a_0.jpg 1"],

@@ -26,10 +26,10 @@ from raid.distributed import checkpoint
 from raid.distributed.backend import LocalBackend
 from raid.distributed.fanout import InProcess
 from raid.distributed.group import Group
-from raid.methods import mar
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_inputs import MarInputs, open_mar_inputs
-from raid.methods.mar_stage import MarJob
+from raid.methods.mar import recipe as mar
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.inputs import MarInputs, open_mar_inputs
+from raid.methods.mar.stage import MarJob
 from raid.run_folder import RunFolder
 
 SIZES = (1, 2, 4)

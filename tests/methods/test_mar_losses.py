@@ -13,9 +13,9 @@ from torch import Tensor
 
 from raid.distributed.group import Group
 from raid.losses.cross_view import CrossViewCentre
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_losses import Batch, Followed, StepLosses, mar_loss, own_orders
-from raid.methods.multilabel_table import MultilabelTable
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.losses import Batch, Followed, StepLosses, mar_loss, own_orders
+from raid.methods.mar.multilabel_table import MultilabelTable
 
 NUM_IMAGES, NUM_AGENTS, DIM = 12, 5, 6
 SOURCE, TARGET = 6, 8

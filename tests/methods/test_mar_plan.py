@@ -18,11 +18,11 @@ from raid import cli, machine
 from raid.config import load, to_yaml
 from raid.distributed.group import Group
 from raid.errors import InputError
-from raid.methods import mar
-from raid.methods.mar_check import check_memory
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_inputs import open_mar_inputs
-from raid.methods.mar_memory import (
+from raid.methods.mar import recipe as mar
+from raid.methods.mar.check import check_memory
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.inputs import open_mar_inputs
+from raid.methods.mar.memory import (
     MarSizes,
     adaptation_bytes,
     agreement_bytes,
@@ -30,9 +30,9 @@ from raid.methods.mar_memory import (
     start_bytes,
     table_bytes,
 )
-from raid.methods.mar_plan import MarCounts, make_plan
-from raid.methods.mar_probe import MarSpeed, compared_pairs, probe
-from raid.methods.multilabel_table import table_is_sharded
+from raid.methods.mar.multilabel_table import table_is_sharded
+from raid.methods.mar.plan import MarCounts, make_plan
+from raid.methods.mar.probe import MarSpeed, compared_pairs, probe
 from raid.methods.plan import Counts, Plan, Step, misfits
 from raid.methods.probe import EncoderSpeed
 from raid.ops.multilabel import agreement_quantile

@@ -17,8 +17,11 @@ from mar_steps import configured
 
 from raid.distributed import checkpoint
 from raid.errors import InputError
-from raid.methods import mar, mar_adaptation, mar_pretraining, mar_start
-from raid.methods.mar_config import MarConfig
+from raid.methods.mar import adaptation as mar_adaptation
+from raid.methods.mar import pretraining as mar_pretraining
+from raid.methods.mar import recipe as mar
+from raid.methods.mar import start as mar_start
+from raid.methods.mar.config import MarConfig
 from raid.run_folder import RunFolder
 
 STAGES, STEPS = (1, 2), 2  # epochs of either stage, steps of an epoch

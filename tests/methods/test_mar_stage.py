@@ -13,11 +13,11 @@ from mar_steps import configured, pretrained, started, worker_of
 from torch import Tensor
 
 from raid.data.augment import normalize
-from raid.methods import mar_adaptation
-from raid.methods.mar_adaptation import AdaptationStage
-from raid.methods.mar_config import Sgd
-from raid.methods.mar_losses import Batch, StepLosses
-from raid.methods.mar_pretraining import PretrainingStage
+from raid.methods.mar import adaptation as mar_adaptation
+from raid.methods.mar.adaptation import AdaptationStage
+from raid.methods.mar.config import Sgd
+from raid.methods.mar.losses import Batch, StepLosses
+from raid.methods.mar.pretraining import PretrainingStage
 
 PLAIN = {"augment__flip": 0.0, "augment__pad": 0}
 SOURCE, TARGET = 8, 16

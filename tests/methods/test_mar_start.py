@@ -11,9 +11,9 @@ from comparing import assert_same_bits
 from mar_steps import configured, pretrained, started, worker_of
 from torch import Tensor
 
-from raid.methods.mar_adaptation import AdaptationStage
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_weights import random_agents
+from raid.methods.mar.adaptation import AdaptationStage
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.weights import random_agents
 from raid.ops.multilabel import agreement_quantile
 
 

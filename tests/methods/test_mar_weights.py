@@ -11,9 +11,9 @@ from comparing import assert_same_bits
 from mar_steps import configured, pretrained, worker_of
 
 from raid.errors import InputError
-from raid.methods.mar_inputs import open_mar_inputs
-from raid.methods.mar_stage import write_model
-from raid.methods.mar_weights import Weights, starting_weights
+from raid.methods.mar.inputs import open_mar_inputs
+from raid.methods.mar.stage import write_model
+from raid.methods.mar.weights import Weights, starting_weights
 
 
 @pytest.fixture(autouse=True)

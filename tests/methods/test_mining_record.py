@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raid.losses.discriminative import MinedPairs
-from raid.methods.mining_record import NUM_BINS, MiningTally
+from raid.methods.mar.mining_record import NUM_BINS, MiningTally
 
 IDENTITIES = np.array([4, 4, 9, 9, 9, -1, 7, 4])
 

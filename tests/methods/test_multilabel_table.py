@@ -4,7 +4,7 @@ import torch
 from raid import machine
 from raid.distributed.group import Group
 from raid.losses.discriminative import MultilabelMemory
-from raid.methods.multilabel_table import MultilabelTable, table_is_sharded
+from raid.methods.mar.multilabel_table import MultilabelTable, table_is_sharded
 
 CPU = torch.device("cpu")
 N, P = 11, 5

@@ -19,12 +19,14 @@ from raid.distributed.backend import LocalBackend
 from raid.distributed.fanout import FanOut, InProcess
 from raid.distributed.group import Group
 from raid.errors import InputError
-from raid.methods import clustering, icsr, mar
 from raid.methods.encoder import Encoder, starting_weights
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr import clustering
+from raid.methods.icsr import recipe as icsr
+from raid.methods.icsr.config import IcsrConfig
+from raid.methods.icsr.inter_camera import SPANS
 from raid.methods.inputs import open_inputs
-from raid.methods.inter_camera import SPANS
-from raid.methods.mar_stage import SPANS as MAR_SPANS
+from raid.methods.mar import recipe as mar
+from raid.methods.mar.stage import SPANS as MAR_SPANS
 from raid.methods.pool_extraction import extract_on_pool
 from raid.methods.sections import Clustering, Neighbors
 from raid.ops.jaccard import jaccard_similarity

@@ -16,8 +16,9 @@ from dying import Killed, kill_at, lives
 from raid.config import to_yaml
 from raid.distributed import checkpoint
 from raid.errors import InputError
-from raid.methods import icsr, intra_camera
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr import intra_camera
+from raid.methods.icsr import recipe as icsr
+from raid.methods.icsr.config import IcsrConfig
 from raid.run_folder import RunFolder
 
 EPOCHS, STEPS = 2, 3

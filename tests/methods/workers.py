@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from raid.data.images import Images
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
-from raid.methods.contrastive import ContrastiveEncoder, Settings
-from raid.methods.inter_camera import InterCameraJob, inter_camera
+from raid.methods.icsr.contrastive import ContrastiveEncoder, Settings
+from raid.methods.icsr.inter_camera import InterCameraJob, inter_camera
 
 NUM_STEPS = 6
 BATCH = 16

@@ -9,7 +9,7 @@ import tiny
 from made_up import figures, recorded
 
 from raid.methods.inputs import Inputs, open_inputs
-from raid.methods.mar_inputs import MarInputs, open_mar_inputs
+from raid.methods.mar.inputs import MarInputs, open_mar_inputs
 from raid.report import TrainingSets, write_report
 from raid.run_folder import RunFolder
 

@@ -28,13 +28,13 @@ from raid.distributed.group import Group
 from raid.errors import InputError
 from raid.methods.encoder import device_of
 from raid.methods.launch import local_backend, tracked
-from raid.methods.mar_adaptation import adapt
-from raid.methods.mar_check import check, check_memory
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_inputs import measured, open_mar_inputs
-from raid.methods.mar_pretraining import pretrain
-from raid.methods.mar_stage import MarJob, Progress, Worker, write_model
-from raid.methods.mar_weights import starting_weights
+from raid.methods.mar.adaptation import adapt
+from raid.methods.mar.check import check, check_memory
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.inputs import measured, open_mar_inputs
+from raid.methods.mar.pretraining import pretrain
+from raid.methods.mar.stage import MarJob, Progress, Worker, write_model
+from raid.methods.mar.weights import starting_weights
 from raid.report import write_report
 from raid.run_folder import RunFolder
 from raid.spans import Spans

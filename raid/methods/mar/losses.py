@@ -17,8 +17,8 @@ from raid.losses.discriminative import (
     next_threshold,
 )
 from raid.losses.reference_agent import agent_loss, joint_embedding_loss
-from raid.methods.mar_config import MarConfig
-from raid.methods.multilabel_table import MultilabelTable
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.multilabel_table import MultilabelTable
 from raid.ops.multilabel import log_soft_multilabels
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from raid.distributed.group import Group
 from raid.errors import InputError
 from raid.methods.encoder import Encoder, EncoderSettings
-from raid.methods.mar_config import Sgd
-from raid.methods.mar_weights import Weights
+from raid.methods.mar.config import Sgd
+from raid.methods.mar.weights import Weights
 from raid.models.batch_norm import BatchNorm
 
 

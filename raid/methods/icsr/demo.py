@@ -13,10 +13,10 @@ from raid.data import render
 from raid.distributed.backend import Backend
 from raid.distributed.group import Group
 from raid.evaluate import RetrievalSet
-from raid.methods import icsr
 from raid.methods.demo import Figures, histogram_figures, table
 from raid.methods.encoder import Encoder, device_of, starting_weights
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr import recipe as icsr
+from raid.methods.icsr.config import IcsrConfig
 from raid.methods.inputs import open_inputs
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Literal
 
 from raid.methods.fitting import changes_that_fit
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr.config import IcsrConfig
 from raid.methods.sections import Clustering, Neighbors
 
 LIST_ROWS = 256  # of an approximate search, as are the next

@@ -10,8 +10,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from raid.config import Schema
 from raid.data.statistics import IMAGENET, Statistics
-from raid.methods.contrastive import Settings
 from raid.methods.encoder import EncoderSettings
+from raid.methods.icsr.contrastive import Settings
 from raid.methods.sections import (
     Augment,
     Clustering,

@@ -14,8 +14,8 @@ from raid.distributed.group import Group
 from raid.errors import InputError
 from raid.files import read_tensors
 from raid.methods import encoder
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_inputs import SourceSet
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.inputs import SourceSet
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import numpy as np
 
 from raid.errors import InputError
 from raid.methods.encoder import device_of
-from raid.methods.mar_check import check_batches
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_inputs import source_samples
-from raid.methods.mar_memory import (
+from raid.methods.mar.check import check_batches
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.inputs import source_samples
+from raid.methods.mar.memory import (
     MarSizes,
     adaptation_bytes,
     agreement_bytes,
@@ -21,8 +21,8 @@ from raid.methods.mar_memory import (
     table_bytes,
     what_would_fit,
 )
-from raid.methods.mar_probe import MarSpeed, compared_pairs, probe
-from raid.methods.mar_start import mines_by_agreement
+from raid.methods.mar.probe import MarSpeed, compared_pairs, probe
+from raid.methods.mar.start import mines_by_agreement
 from raid.methods.plan import (
     Counts,
     Given,

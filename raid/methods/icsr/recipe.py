@@ -24,11 +24,11 @@ import numpy as np
 from raid.distributed.backend import Backend
 from raid.errors import InputError
 from raid.methods.encoder import num_features, starting_weights
-from raid.methods.icsr_check import check, check_memory
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr.check import check, check_memory
+from raid.methods.icsr.config import IcsrConfig
+from raid.methods.icsr.inter_camera import InterCameraJob, inter_camera
+from raid.methods.icsr.intra_camera import intra_camera
 from raid.methods.inputs import open_inputs
-from raid.methods.inter_camera import InterCameraJob, inter_camera
-from raid.methods.intra_camera import intra_camera
 from raid.methods.launch import local_backend, tracked
 from raid.report import write_report
 from raid.run_folder import RunFolder

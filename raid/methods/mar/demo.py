@@ -10,10 +10,10 @@ from typing import Any
 from raid.config import flatten, load
 from raid.data import render
 from raid.distributed.backend import Backend
-from raid.methods import mar
 from raid.methods.demo import Figures, histogram_figures, table
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_inputs import open_mar_inputs
+from raid.methods.mar import recipe as mar
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.inputs import open_mar_inputs
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from raid.data.samples import Samples, content_hash, relabel
 from raid.data.statistics import IMAGENET, Statistics, channel_statistics
 from raid.errors import InputError
 from raid.methods.inputs import Inputs, load_samples, open_inputs, open_part
-from raid.methods.mar_config import MarConfig
+from raid.methods.mar.config import MarConfig
 from raid.methods.sections import ImageSet
 from raid.ops.neighbors import MapBlocks
 from raid.report import TrainingSets

@@ -15,10 +15,10 @@ from torch.nn import functional
 from raid.data.images import Images
 from raid.distributed.fanout import FanOut
 from raid.losses.cross_view import CrossViewCentre
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_losses import Followed, own_orders
-from raid.methods.mar_networks import Networks
-from raid.methods.multilabel_table import MultilabelTable, table_is_sharded
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.losses import Followed, own_orders
+from raid.methods.mar.multilabel_table import MultilabelTable, table_is_sharded
+from raid.methods.mar.networks import Networks
 from raid.methods.pool_extraction import features_of
 from raid.ops.multilabel import agreement_quantile, log_soft_multilabels
 from raid.ops.neighbors import MapBlocks

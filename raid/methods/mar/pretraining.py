@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raid.methods.mar_networks import Networks
-from raid.methods.mar_stage import Figures, Progress, Worker, batches, restore, train_stage, write_model
-from raid.methods.mar_weights import Weights
+from raid.methods.mar.networks import Networks
+from raid.methods.mar.stage import Figures, Progress, Worker, batches, restore, train_stage, write_model
+from raid.methods.mar.weights import Weights
 
 STAGE = 3  # first part of the key of this stage's random numbers; 1 and 2 are ICSR's
 FILE = "pretrained.pt"
@@ -36,7 +36,7 @@ def pretrain(worker: Worker, progress: Progress, state: dict[str, Any] | None) -
 
 
 class PretrainingStage:
-    """See `raid.methods.mar_stage.Stage`.
+    """See `raid.methods.mar.stage.Stage`.
 
     Attributes:
         scale: mean product of features and own agent over the latest whole epoch.

@@ -18,10 +18,10 @@ from raid.distributed import checkpoint
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.methods.epoch_evaluation import evaluated
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_inputs import BothStatistics, MarInputs
-from raid.methods.mar_networks import Networks, check_loss
-from raid.methods.mar_weights import Weights, as_content
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.inputs import BothStatistics, MarInputs
+from raid.methods.mar.networks import Networks, check_loss
+from raid.methods.mar.weights import Weights, as_content
 from raid.run_folder import RunFolder
 
 Ints = NDArray[np.int64]

@@ -21,10 +21,10 @@ from raid.data.samples import Samples
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.files import atomic_path
-from raid.methods.clustering import cluster
-from raid.methods.contrastive import ContrastiveEncoder
 from raid.methods.encoder import device_of
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr.clustering import cluster
+from raid.methods.icsr.config import IcsrConfig
+from raid.methods.icsr.contrastive import ContrastiveEncoder
 from raid.methods.inputs import Inputs, camera_name
 from raid.run_folder import RunFolder
 

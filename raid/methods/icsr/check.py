@@ -7,9 +7,9 @@ import numpy as np
 
 from raid.data.samples import Samples
 from raid.errors import InputError
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr.config import IcsrConfig
+from raid.methods.icsr.memory import ClusterTask, cluster_bytes, usual_entries, what_would_fit
 from raid.methods.inputs import Inputs, camera_name
-from raid.methods.memory import ClusterTask, cluster_bytes, usual_entries, what_would_fit
 from raid.methods.sections import auto_k1
 
 logger = logging.getLogger(__name__)

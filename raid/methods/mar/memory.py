@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from raid.methods.fitting import changes_that_fit
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_start import mines_by_agreement
-from raid.methods.multilabel_table import is_too_large
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.multilabel_table import is_too_large
+from raid.methods.mar.start import mines_by_agreement
 from raid.ops.multilabel import num_similar
 
 _BLOCK_ROWS = 512  # of the agreements

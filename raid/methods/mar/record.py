@@ -8,8 +8,8 @@ from torch.nn import functional
 from raid.data.streams import SHOWN, stream
 from raid.files import atomic_path
 from raid.methods.encoder import Encoder
-from raid.methods.mar_stage import Worker
-from raid.methods.mar_weights import Weights
+from raid.methods.mar.stage import Worker
+from raid.methods.mar.weights import Weights
 from raid.ops.multilabel import soft_multilabels
 
 _NUM_IMAGES, _NUM_AGENTS = 6, 5

@@ -13,11 +13,11 @@ from raid.data import synthetic
 from raid.distributed.group import Group
 from raid.losses.cross_view import CrossViewCentre
 from raid.methods.encoder import build_model, device_of
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_losses import Batch, Followed, mar_loss
-from raid.methods.mar_networks import Networks
-from raid.methods.mar_weights import Weights
-from raid.methods.multilabel_table import MultilabelTable
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.losses import Batch, Followed, mar_loss
+from raid.methods.mar.multilabel_table import MultilabelTable
+from raid.methods.mar.networks import Networks
+from raid.methods.mar.weights import Weights
 from raid.methods.probe import (
     EncoderSpeed,
     RandomImages,

@@ -15,11 +15,11 @@ from raid.distributed import checkpoint
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.losses.cluster_nce import ClusterMemory
-from raid.methods.contrastive import ContrastiveEncoder
 from raid.methods.encoder import device_of
 from raid.methods.epoch_evaluation import evaluated
-from raid.methods.epoch_labels import assign_labels
-from raid.methods.icsr_config import IcsrConfig
+from raid.methods.icsr.config import IcsrConfig
+from raid.methods.icsr.contrastive import ContrastiveEncoder
+from raid.methods.icsr.epoch_labels import assign_labels
 from raid.methods.inputs import Inputs
 from raid.methods.pool_extraction import features_of
 from raid.run_folder import RunFolder

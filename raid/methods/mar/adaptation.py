@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raid.losses.discriminative import MinedPairs
-from raid.methods.mar_losses import Batch, StepLosses, mar_loss
-from raid.methods.mar_networks import Networks
-from raid.methods.mar_record import record_multilabels
-from raid.methods.mar_stage import Figures, Progress, Worker, batches, restore, train_stage
-from raid.methods.mar_start import empty, start_following
-from raid.methods.mar_weights import Weights
-from raid.methods.mining_record import MiningTally
+from raid.methods.mar.losses import Batch, StepLosses, mar_loss
+from raid.methods.mar.mining_record import MiningTally
+from raid.methods.mar.networks import Networks
+from raid.methods.mar.record import record_multilabels
+from raid.methods.mar.stage import Figures, Progress, Worker, batches, restore, train_stage
+from raid.methods.mar.start import empty, start_following
+from raid.methods.mar.weights import Weights
 
 SOURCE, TARGET = 4, 5  # first part of the keys of this stage's random numbers
 Ints = NDArray[np.int64]
@@ -38,7 +38,7 @@ def adapt(worker: Worker, weights: Weights, progress: Progress, state: dict[str,
 
 
 class AdaptationStage:
-    """See `raid.methods.mar_stage.Stage`."""
+    """See `raid.methods.mar.stage.Stage`."""
 
     name, rate_path = "training", "optimizer.learning_rate"
 

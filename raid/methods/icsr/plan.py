@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from raid.errors import InputError
-from raid.methods.icsr_config import IcsrConfig
-from raid.methods.icsr_probe import ClusterSpeed, probe_clustering, probe_training
-from raid.methods.memory import ClusterTask, cluster_bytes, dense_bytes, disk_bytes, what_would_fit
+from raid.methods.icsr.config import IcsrConfig
+from raid.methods.icsr.memory import ClusterTask, cluster_bytes, dense_bytes, disk_bytes, what_would_fit
+from raid.methods.icsr.probe import ClusterSpeed, probe_clustering, probe_training
 from raid.methods.plan import (
     Counts,
     Given,

@@ -9,8 +9,8 @@ from raid.data.sampler import singleton_share
 from raid.data.samples import Samples, relabel
 from raid.errors import InputError
 from raid.health import alarms, cluster_health, label_quality
-from raid.methods.clustering import cluster
-from raid.methods.icsr_config import IcsrConfig, Refine
+from raid.methods.icsr.clustering import cluster
+from raid.methods.icsr.config import IcsrConfig, Refine
 from raid.ops.centrality import harmonic_centrality
 from raid.ops.modules import infomap_modules
 from raid.ops.neighbors import MapBlocks

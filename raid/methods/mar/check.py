@@ -6,10 +6,10 @@ import numpy as np
 
 from raid.errors import InputError
 from raid.methods.encoder import device_of
-from raid.methods.mar_config import MarConfig
-from raid.methods.mar_inputs import MarInputs
-from raid.methods.mar_memory import MarSizes, first_worker_bytes, what_would_fit
-from raid.methods.mar_start import mines_by_agreement
+from raid.methods.mar.config import MarConfig
+from raid.methods.mar.inputs import MarInputs
+from raid.methods.mar.memory import MarSizes, first_worker_bytes, what_would_fit
+from raid.methods.mar.start import mines_by_agreement
 
 logger = logging.getLogger(__name__)
 

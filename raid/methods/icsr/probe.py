@@ -10,11 +10,11 @@ from torch import Tensor
 
 from raid.data import synthetic
 from raid.distributed.group import Group
-from raid.methods.clustering import labels_of, search
-from raid.methods.contrastive import ContrastiveEncoder
 from raid.methods.encoder import build_model, device_of
-from raid.methods.icsr_config import IcsrConfig
-from raid.methods.memory import LIST_ROWS, ClusterTask, usual_entries
+from raid.methods.icsr.clustering import labels_of, search
+from raid.methods.icsr.config import IcsrConfig
+from raid.methods.icsr.contrastive import ContrastiveEncoder
+from raid.methods.icsr.memory import LIST_ROWS, ClusterTask, usual_entries
 from raid.methods.probe import (
     EncoderSpeed,
     RandomImages,

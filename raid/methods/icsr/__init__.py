@@ -1,0 +1,1 @@
+"""ICSR: see `raid.methods.icsr.recipe`."""

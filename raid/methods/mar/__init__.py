@@ -1,0 +1,1 @@
+"""MAR: see `raid.methods.mar.recipe`."""
