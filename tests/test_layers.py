@@ -51,7 +51,7 @@ def test_only_distributed_imports_ray_or_torch_distributed(path):
 
 
 def test_the_files_were_found():
-    assert {"cli.py", "health.py", "icsr.py", "contrastive.py", "refine.py"} <= {
+    assert {"cli.py", "health.py", "recipe.py", "contrastive.py", "refine.py"} <= {
         path.name for path in SOURCES
     }
     group = (REPOSITORY / "raid" / "distributed" / "group.py").read_text()

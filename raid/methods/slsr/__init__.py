@@ -1,0 +1,1 @@
+"""SLSR: see `raid.methods.slsr.recipe`."""
