@@ -1,13 +1,23 @@
 """How a run of any method begins and ends: where it works, who follows it, what is said of it."""
 
+import logging
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
+from raid.config import Schema
 from raid.distributed.backend import LocalBackend
+from raid.errors import InputError
+from raid.evaluate import RetrievalSet
 from raid.methods.encoder import device_of
 from raid.methods.sections import Numerics, Pool, Run, Track
+from raid.report import TrainingSets, write_report
 from raid.run_folder import RunFolder
 from raid.tracking import follow
+
+logger = logging.getLogger(__name__)
+ConfigOfMethod = TypeVar("ConfigOfMethod", bound=Schema)
 
 
 class Launched(Protocol):
@@ -34,6 +44,41 @@ def local_backend(config: Launched) -> LocalBackend:
     """Return this machine, without Ray."""
     on_gpu = device_of(config.run.device).type == "cuda"
     return LocalBackend(workers=config.run.workers, threads=config.numerics.threads, on_gpu=on_gpu)
+
+
+def opened(
+    config: ConfigOfMethod,
+    fingerprint: str | Mapping[str, str],
+    *,
+    method: str,
+    facts: Mapping[str, str],
+    resume: bool,
+    fresh: bool,
+) -> tuple[RunFolder, ConfigOfMethod]:
+    """Open the run folder; see `RunFolder.open`. Return it and the configuration with absolute paths.
+
+    A worker may have another working directory.
+    """
+    sections: Any = config  # has run and data, as every method's
+    folder = RunFolder.open(
+        sections.run.folder,
+        config,
+        fingerprint,
+        method=method,
+        facts=facts,
+        resume=resume,
+        fresh=fresh,
+    )
+    data = replace(sections.data, cache_folder=sections.data.cache_folder.absolute())
+    return RunFolder(folder.path.absolute()), replace(sections, data=data)
+
+
+def reported(folder: RunFolder, retrieval: RetrievalSet | None, shown: TrainingSets | None = None) -> None:
+    """Write the report of a run that has ended, or say why there is none."""
+    try:
+        write_report(folder, retrieval, shown)
+    except InputError as error:  # a full disk, say: the training is done all the same
+        logger.warning("no report: %s", error)
 
 
 def tracked(config: Launched, folder: RunFolder, method: str) -> AbstractContextManager[None]:

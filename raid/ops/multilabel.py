@@ -19,6 +19,7 @@ from raid.ops.neighbors import Block, MapBlocks, as_features, row_blocks
 _TILE = 128  # columns at a time: with the agents of a slice, 64 KiB, they stay in a core's own caches
 _SLICE = 128  # agents whose differences are added up in one chain; its sum then joins the others
 _UNROLL = 4  # agents a step
+AGREEMENT_ROWS = 512  # of a block of agreements; the memory of a plan is reckoned with it
 
 
 def agent_logits(features: Tensor, agents: Tensor, scale: float) -> Tensor:
@@ -97,7 +98,7 @@ def agreement_quantile(
     multilabels: NDArray[Any],
     ratio: float,
     *,
-    block_rows: int = 512,
+    block_rows: int = AGREEMENT_ROWS,
     map_blocks: MapBlocks = map,
     num_sampled: int | None = None,
     seed: int = 0,

@@ -12,9 +12,10 @@ from raid.distributed.group import Group
 from raid.methods.mar.adaptation import AdaptationStage
 from raid.methods.mar.config import MarConfig
 from raid.methods.mar.inputs import MarInputs, measured, open_mar_inputs
+from raid.methods.mar.job import MarJob, MarWorker
 from raid.methods.mar.pretraining import PretrainingStage
-from raid.methods.mar.stage import MarJob, Worker
 from raid.methods.mar.weights import Weights, starting_weights
+from raid.methods.stage import Worker
 from raid.run_folder import RunFolder
 
 
@@ -36,13 +37,13 @@ def job_of(config: MarConfig, inputs: MarInputs) -> MarJob:
     )
 
 
-def worker_of(config: MarConfig) -> Worker:
+def worker_of(config: MarConfig) -> MarWorker:
     """Return the only worker of a run."""
     job = job_of(config, open_mar_inputs(config))
     return Worker(Group.solo(), InProcess(), job, torch.device("cpu"))
 
 
-def pretrained(worker: Worker) -> Weights:
+def pretrained(worker: MarWorker) -> Weights:
     """Return weights after two steps of stage 1."""
     stage = PretrainingStage(worker)
     for step in range(2):

@@ -21,14 +21,15 @@ from workers import StatisticsOfFirstWorker, SummedGradients
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.losses.cross_view import CrossViewCentre
+from raid.methods import stage as stage_loop
 from raid.methods.encoder import Encoder
 from raid.methods.mar import losses as mar_losses
 from raid.methods.mar import recipe as mar
-from raid.methods.mar import stage as mar_stage
 from raid.methods.mar.adaptation import AdaptationStage
+from raid.methods.mar.job import MarJob
 from raid.methods.mar.multilabel_table import MultilabelTable
 from raid.methods.mar.pretraining import PretrainingStage
-from raid.methods.mar.stage import MarJob, Worker
+from raid.methods.stage import Worker
 
 PRETRAINING_STEPS, STEPS = 2, 4
 Patch = Callable[[Group], Any]
@@ -147,8 +148,8 @@ def _work(group: Group, fanout: FanOut, job: Job) -> None:
     torch.save(found, job.out / f"worker_{group.rank}_of_{group.size}.pt")
     for run in job.runs:
         # All workers together, for none to wait for another.
-        save = dying(mar_stage.save, run.killed_after, after=True)
-        with mock.patch.object(mar_stage, "save", save):
+        save = dying(stage_loop.save, run.killed_after, after=True)
+        with mock.patch.object(stage_loop, "save", save):
             try:
                 mar.train(group, fanout, run.job)
             except Killed:

@@ -29,7 +29,7 @@ from raid.distributed.group import Group
 from raid.methods.mar import recipe as mar
 from raid.methods.mar.config import MarConfig
 from raid.methods.mar.inputs import MarInputs, open_mar_inputs
-from raid.methods.mar.stage import MarJob
+from raid.methods.mar.job import MarJob
 from raid.run_folder import RunFolder
 
 SIZES = (1, 2, 4)

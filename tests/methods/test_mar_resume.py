@@ -17,6 +17,7 @@ from mar_steps import configured
 
 from raid.distributed import checkpoint
 from raid.errors import InputError
+from raid.methods import launch
 from raid.methods.mar import adaptation as mar_adaptation
 from raid.methods.mar import pretraining as mar_pretraining
 from raid.methods.mar import recipe as mar
@@ -86,7 +87,7 @@ def test_killed_before_every_checkpoint(sets, whole, tmp_path, monkeypatch):
         (mar_start, "agreement_quantile", True),
         (mar_adaptation, "record_multilabels", False),
         (mar, "write_model", False),
-        (mar, "write_report", False),
+        (launch, "write_report", False),
     ],
 )
 def test_killed_between_the_stages_and_at_the_end(sets, whole, tmp_path, monkeypatch, module, name, after):

@@ -35,7 +35,7 @@ def watched(stage: Any, monkeypatch: pytest.MonkeyPatch, steps: int, epoch: int 
 
     def step(inputs: Tensor, loss_of: Any) -> Tensor:
         seen.append({"inputs": inputs})
-        return loss_of(inputs.flatten(1), stage.networks.agents).detach()
+        return loss_of(inputs.flatten(1)).detach()
 
     def loss(source: Tensor, target: Tensor, agents: Tensor, batch: Batch, *rest: Any, mines: bool) -> Any:
         seen[-1] |= {"source": source, "target": target, "batch": batch, "mines": mines}
@@ -118,12 +118,12 @@ def test_stage_1_is_a_plain_softmax_over_features_of_any_length(sets, monkeypatc
     # Agents as long as a picture, which stands for its features.
     width = pictures(stage, "source").shape[1]
     agents = torch.randn(6, width, generator=torch.Generator().manual_seed(1)).double() / 20
-    stage.networks.agents = torch.nn.Parameter(agents)
+    stage.networks.beside.rows = torch.nn.Parameter(agents)
     found: dict[str, Any] = {}
 
     def watched_step(inputs: Tensor, loss_of: Any) -> Tensor:
         found["features"] = inputs.flatten(1)
-        return loss_of(found["features"], stage.networks.agents).detach()
+        return loss_of(found["features"]).detach()
 
     monkeypatch.setattr(stage.networks, "step", watched_step)
     seen = stage.step(0, 0)

@@ -12,7 +12,7 @@ from mar_steps import configured, pretrained, worker_of
 
 from raid.errors import InputError
 from raid.methods.mar.inputs import open_mar_inputs
-from raid.methods.mar.stage import write_model
+from raid.methods.mar.job import write_model
 from raid.methods.mar.weights import Weights, starting_weights
 
 

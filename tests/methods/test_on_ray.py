@@ -26,9 +26,9 @@ from raid.methods.icsr.config import IcsrConfig
 from raid.methods.icsr.inter_camera import SPANS
 from raid.methods.inputs import open_inputs
 from raid.methods.mar import recipe as mar
-from raid.methods.mar.stage import SPANS as MAR_SPANS
 from raid.methods.pool_extraction import extract_on_pool
 from raid.methods.sections import Clustering, Neighbors
+from raid.methods.stage import SPANS as MAR_SPANS
 from raid.ops.jaccard import jaccard_similarity
 from raid.run_folder import RunFolder
 

@@ -17,20 +17,17 @@ Raises InputError for what the user can mend: see `run`.
 
 import logging
 import time
-from dataclasses import replace
 
 import numpy as np
 
 from raid.distributed.backend import Backend
-from raid.errors import InputError
 from raid.methods.encoder import num_features, starting_weights
 from raid.methods.icsr.check import check, check_memory
 from raid.methods.icsr.config import IcsrConfig
 from raid.methods.icsr.inter_camera import InterCameraJob, inter_camera
 from raid.methods.icsr.intra_camera import intra_camera
 from raid.methods.inputs import open_inputs
-from raid.methods.launch import local_backend, tracked
-from raid.report import write_report
+from raid.methods.launch import local_backend, opened, reported, tracked
 from raid.run_folder import RunFolder
 from raid.spans import Spans
 
@@ -60,18 +57,9 @@ def run(
         backend.prepare(config.run.folder)
         dimensions = num_features(config.training.encoder)
         check_memory(config, inputs.train, dimensions, backend.memory_bytes())
-    folder = RunFolder.open(
-        config.run.folder,
-        config,
-        inputs.fingerprint,
-        method="icsr",
-        facts=inputs.facts,
-        resume=resume,
-        fresh=fresh,
+    folder, config = opened(
+        config, inputs.fingerprint, method="icsr", facts=inputs.facts, resume=resume, fresh=fresh
     )
-    # Absolute: a worker may have another working directory.
-    folder = RunFolder(folder.path.absolute())
-    config = replace(config, data=replace(config.data, cache_folder=config.data.cache_folder.absolute()))
     with tracked(config, folder, "icsr"):
         local_labels = None
         if config.refine.enabled:
@@ -79,8 +67,5 @@ def run(
                 local_labels = intra_camera(config, inputs, weights, fanout, folder)
         job = InterCameraJob(config, inputs, weights, local_labels, folder, spans.take(), time.time())
         backend.run_workers(inter_camera, job)
-        try:
-            write_report(folder, inputs.retrieval)
-        except InputError as error:  # a full disk, say: the training is done all the same
-            logger.warning("no report: %s", error)
+        reported(folder, inputs.retrieval)
     return folder

@@ -8,19 +8,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raid.losses.discriminative import MinedPairs
+from raid.methods.mar.job import SHOWN, MarWorker
 from raid.methods.mar.losses import Batch, StepLosses, mar_loss
 from raid.methods.mar.mining_record import MiningTally
-from raid.methods.mar.networks import Networks
+from raid.methods.mar.networks import MarNetworks
 from raid.methods.mar.record import record_multilabels
-from raid.methods.mar.stage import Figures, Progress, Worker, batches, restore, train_stage
 from raid.methods.mar.start import empty, start_following
 from raid.methods.mar.weights import Weights
+from raid.methods.stage import Figures, Progress, batch, restore, train_stage
 
 SOURCE, TARGET = 4, 5  # first part of the keys of this stage's random numbers
 Ints = NDArray[np.int64]
 
 
-def adapt(worker: Worker, weights: Weights, progress: Progress, state: dict[str, Any] | None) -> Weights:
+def adapt(worker: MarWorker, weights: Weights, progress: Progress, state: dict[str, Any] | None) -> Weights:
     """Train stage 2, from stage 1's `weights` or from a checkpoint's `state`; return what was learned.
 
     Every worker calls this.
@@ -38,16 +39,17 @@ def adapt(worker: Worker, weights: Weights, progress: Progress, state: dict[str,
 
 
 class AdaptationStage:
-    """See `raid.methods.mar.stage.Stage`."""
+    """See `raid.methods.stage.Stage`."""
 
     name, rate_path = "training", "optimizer.learning_rate"
+    is_last, shown = True, SHOWN
 
-    def __init__(self, worker: Worker, weights: Weights) -> None:
+    def __init__(self, worker: MarWorker, weights: Weights) -> None:
         """Start from `weights`; `start` or `restore` comes next."""
         job, config = worker.job, worker.job.config
         self.worker, self.config = worker, config
         self.source, self.target = job.inputs.source, job.inputs.target
-        self.networks = Networks(
+        self.networks = MarNetworks(
             config.encoder(job.statistics.target),
             weights,
             worker.group,
@@ -84,7 +86,7 @@ class AdaptationStage:
         )
         encoder.rate_path = self.rate_path
 
-    def rate(self, epoch: int) -> float:
+    def rate(self, epoch: int, step: int) -> float:
         """Return the learning rate of an epoch."""
         return self.config.optimizer.rate(epoch - self.epochs.start, len(self.epochs))
 
@@ -92,14 +94,15 @@ class AdaptationStage:
         """Train on one global batch of both sets; return the losses, weighted in `loss` alone."""
         within = epoch - self.epochs.start
         with self.networks.encoder.spans("data_wait"):
-            inputs, rows, batch = self._batch(within, step)
+            inputs, rows, known = self._batch(within, step)
         found, mined_from = StepLosses(), torch.empty(0)
 
-        def loss_of(features: Tensor, agents: Tensor) -> Tensor:
+        def loss_of(features: Tensor) -> Tensor:
             nonlocal found, mined_from
             source, target = self._apart(features)
             mines = within >= self.config.mining.begin
-            loss, found = mar_loss(source, target, agents, batch, self.followed, self.config, mines=mines)
+            agents = self.networks.agents
+            loss, found = mar_loss(source, target, agents, known, self.followed, self.config, mines=mines)
             mined_from = target.detach()
             return loss
 
@@ -145,13 +148,13 @@ class AdaptationStage:
             (SOURCE, self.source.images, chosen.source, self.augmentations[0]),
             (TARGET, self.target.train_images, chosen.target, self.augmentations[1]),
         ):
-            (of_set,) = batches(self.worker, key, len(images), size, first=number, num_batches=1)
+            of_set = batch(self.worker, key, len(images), size, number)
             mine = of_set[group.slice(size)]
             parts.append(encoder.augmented(images, mine, size, (key, epoch, step), augmentation))
             rows.append(of_set)
         of_source, of_target = (torch.from_numpy(of_set).to(self.worker.device) for of_set in rows)
-        batch = Batch(self.labels[of_source], of_target, self.views[of_target])
-        return self._mixed(*parts), rows[1], batch
+        known = Batch(self.labels[of_source], of_target, self.views[of_target])
+        return self._mixed(*parts), rows[1], known
 
     @property
     def _num_chunks(self) -> int:

@@ -9,9 +9,8 @@ from raid.methods.fitting import changes_that_fit
 from raid.methods.mar.config import MarConfig
 from raid.methods.mar.multilabel_table import is_too_large
 from raid.methods.mar.start import mines_by_agreement
-from raid.ops.multilabel import num_similar
+from raid.ops.multilabel import AGREEMENT_ROWS, num_similar
 
-_BLOCK_ROWS = 512  # of the agreements
 _SAMPLED = 20_000  # images that stand for all where those are too many
 _MOST_WORKERS = 256  # that are thought of
 
@@ -67,7 +66,7 @@ def agreement_bytes(config: MarConfig, sizes: MarSizes) -> float:
     if config.mining.start != "exact":
         rows = min(rows, config.mining.start)
         copied = 4.0 * rows * sizes.people
-    block = min(rows, _BLOCK_ROWS)
+    block = min(rows, AGREEMENT_ROWS)
     kept = num_similar(max(1, num_pairs(rows)), config.mining.ratio)
     return copied + 4.0 * block * (rows + sizes.people) + 3 * 4.0 * kept
 

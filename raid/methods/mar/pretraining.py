@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raid.methods.mar.networks import Networks
-from raid.methods.mar.stage import Figures, Progress, Worker, batches, restore, train_stage, write_model
+from raid.methods.mar.job import SHOWN, MarWorker, write_model
+from raid.methods.mar.networks import MarNetworks
 from raid.methods.mar.weights import Weights
+from raid.methods.stage import Figures, Progress, batch, restore, train_stage
 
 STAGE = 3  # first part of the key of this stage's random numbers; 1 and 2 are ICSR's
 FILE = "pretrained.pt"
 
 
-def pretrain(worker: Worker, progress: Progress, state: dict[str, Any] | None) -> Weights:
+def pretrain(worker: MarWorker, progress: Progress, state: dict[str, Any] | None) -> Weights:
     """Train stage 1, from the start or from a checkpoint's `state`; return what stage 2 starts from.
 
     Every worker calls this. The first one writes `pretrained.pt`, which other runs can start from.
@@ -36,20 +37,21 @@ def pretrain(worker: Worker, progress: Progress, state: dict[str, Any] | None) -
 
 
 class PretrainingStage:
-    """See `raid.methods.mar.stage.Stage`.
+    """See `raid.methods.stage.Stage`.
 
     Attributes:
         scale: mean product of features and own agent over the latest whole epoch.
     """
 
     name, rate_path = "pretraining", "pretraining.learning_rate"
+    is_last, shown = False, SHOWN
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: MarWorker) -> None:
         """Start from the weights of the job."""
         job, chosen = worker.job, worker.job.config.pretraining
         self.worker, self.chosen, self.source = worker, chosen, job.inputs.source
         settings = replace(job.config.encoder(job.statistics.target), model=job.config.pretraining_model)
-        self.networks = Networks(settings, job.weights, worker.group, worker.device, chosen)
+        self.networks = MarNetworks(settings, job.weights, worker.group, worker.device, chosen)
         self.networks.encoder.model.unit_features = False
         self.networks.encoder.rate_path = self.rate_path
         self.augmentation = job.config.augment.as_drawn(job.statistics.source)
@@ -58,7 +60,7 @@ class PretrainingStage:
         self.labels = torch.from_numpy(self.source.labels).to(worker.device)
         self.scale = math.nan
 
-    def rate(self, epoch: int) -> float:
+    def rate(self, epoch: int, step: int) -> float:
         """Return the learning rate of an epoch."""
         return self.chosen.rate(epoch, len(self.epochs))
 
@@ -67,7 +69,7 @@ class PretrainingStage:
         size, encoder = self.chosen.batch_size, self.networks.encoder
         with encoder.spans("data_wait"):
             number = epoch * self.num_steps + step
-            (rows,) = batches(self.worker, STAGE, len(self.labels), size, first=number, num_batches=1)
+            rows = batch(self.worker, STAGE, len(self.labels), size, number)
             mine = rows[self.worker.group.slice(size)]
             inputs = encoder.augmented(
                 self.source.images, mine, size, (STAGE, epoch, step), self.augmentation
@@ -75,8 +77,8 @@ class PretrainingStage:
             labels = self.labels[torch.from_numpy(rows).to(self.labels.device)]
         found: dict[str, Tensor] = {}
 
-        def loss_of(features: Tensor, agents: Tensor) -> Tensor:
-            logits = features @ agents.T
+        def loss_of(features: Tensor) -> Tensor:
+            logits = features @ self.networks.agents.T
             found["accuracy"] = (logits.argmax(dim=1) == labels).float().mean()
             found["product"] = logits.detach().gather(1, labels[:, None]).mean()
             return functional.cross_entropy(logits, labels)

@@ -16,7 +16,7 @@ from raid.methods.encoder import build_model, device_of
 from raid.methods.mar.config import MarConfig
 from raid.methods.mar.losses import Batch, Followed, mar_loss
 from raid.methods.mar.multilabel_table import MultilabelTable
-from raid.methods.mar.networks import Networks
+from raid.methods.mar.networks import MarNetworks
 from raid.methods.mar.weights import Weights
 from raid.methods.probe import (
     EncoderSpeed,
@@ -27,12 +27,11 @@ from raid.methods.probe import (
     timed,
     timed_again,
 )
-from raid.ops.multilabel import agreement_quantile, log_soft_multilabels
+from raid.ops.multilabel import AGREEMENT_ROWS, agreement_quantile, log_soft_multilabels
 
 _GPU_BATCH = 64
 _MOST_PEOPLE = 8192  # of the probe: beyond, times are in proportion
 _ROWS = 2000  # that are compared
-_BLOCK_ROWS = 512  # of the agreements
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class MarSpeed:
 
 def compared_pairs(num_rows: int) -> float:
     """Return the pairs whose agreement is computed: of all rows, and twice those within a block."""
-    return num_rows * (num_rows + min(num_rows, _BLOCK_ROWS)) / 2
+    return num_rows * (num_rows + min(num_rows, AGREEMENT_ROWS)) / 2
 
 
 def probe(config: MarConfig, num_people: int, num_cameras: int, *, tflops: float | None) -> MarSpeed:
@@ -93,12 +92,12 @@ def _probe_images(config: MarConfig, tflops: float | None) -> EncoderSpeed:
     model = build_model(settings, Group.solo())
     agents = torch.zeros(1, model.num_features)
     weights = Weights(model.state_dict(), agents)
-    networks = Networks(settings, weights, Group.solo(), device, config.optimizer)
+    networks = MarNetworks(settings, weights, Group.solo(), device, config.optimizer)
     images = RandomImages(batch, config.data.height, config.data.width)
 
     def step(features: Tensor) -> None:
         inputs = networks.encoder.augmented(images, np.arange(batch), batch, (0,))
-        networks.step(inputs, lambda features, agents: features.sum())
+        networks.step(inputs, Tensor.sum)
 
     return probe_encoder(networks.encoder, images, step, optimizer="sgd", tflops=tflops)
 

@@ -19,23 +19,21 @@ Raises InputError for what the user can mend: see `run`.
 
 import logging
 import time
-from dataclasses import replace
 
 from raid.distributed import checkpoint
 from raid.distributed.backend import Backend
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
-from raid.errors import InputError
 from raid.methods.encoder import device_of
-from raid.methods.launch import local_backend, tracked
+from raid.methods.launch import local_backend, opened, reported, tracked
 from raid.methods.mar.adaptation import adapt
 from raid.methods.mar.check import check, check_memory
 from raid.methods.mar.config import MarConfig
 from raid.methods.mar.inputs import measured, open_mar_inputs
+from raid.methods.mar.job import MarJob, write_model
 from raid.methods.mar.pretraining import pretrain
-from raid.methods.mar.stage import MarJob, Progress, Worker, write_model
 from raid.methods.mar.weights import starting_weights
-from raid.report import write_report
+from raid.methods.stage import Progress, Worker
 from raid.run_folder import RunFolder
 from raid.spans import Spans
 
@@ -64,27 +62,15 @@ def run(
         weights = starting_weights(config, inputs.source)
         backend.prepare(config.run.folder)
         check_memory(config, inputs, weights.agents.shape[1], backend.memory_bytes())
-    folder = RunFolder.open(
-        config.run.folder,
-        config,
-        inputs.fingerprint(config),
-        method="mar",
-        facts=inputs.facts,
-        resume=resume,
-        fresh=fresh,
+    folder, config = opened(
+        config, inputs.fingerprint(config), method="mar", facts=inputs.facts, resume=resume, fresh=fresh
     )
-    # Absolute: a worker may have another working directory.
-    folder = RunFolder(folder.path.absolute())
-    config = replace(config, data=replace(config.data, cache_folder=config.data.cache_folder.absolute()))
     with tracked(config, folder, "mar"):
         with spans("statistics"):
             statistics = measured(config, inputs)
         job = MarJob(config, inputs, statistics, weights, folder, spans.take(), time.time())
         backend.run_workers(train, job)
-        try:
-            write_report(folder, inputs.target.retrieval, inputs.shown)
-        except InputError as error:  # a full disk, say: the training is done all the same
-            logger.warning("no report: %s", error)
+        reported(folder, inputs.target.retrieval, inputs.shown)
     return folder
 
 

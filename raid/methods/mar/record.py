@@ -8,14 +8,14 @@ from torch.nn import functional
 from raid.data.streams import SHOWN, stream
 from raid.files import atomic_path
 from raid.methods.encoder import Encoder
-from raid.methods.mar.stage import Worker
+from raid.methods.mar.job import MarWorker
 from raid.methods.mar.weights import Weights
 from raid.ops.multilabel import soft_multilabels
 
 _NUM_IMAGES, _NUM_AGENTS = 6, 5
 
 
-def record_multilabels(worker: Worker, encoder: Encoder, weights: Weights) -> None:
+def record_multilabels(worker: MarWorker, encoder: Encoder, weights: Weights) -> None:
     """Write multilabels.npz (MAR fig. 1); every worker calls this.
 
     Images are drawn by the seed; an agent is shown by the first image of its person.

@@ -18,7 +18,7 @@ from raid.losses.cross_view import CrossViewCentre
 from raid.methods.mar.config import MarConfig
 from raid.methods.mar.losses import Followed, own_orders
 from raid.methods.mar.multilabel_table import MultilabelTable, table_is_sharded
-from raid.methods.mar.networks import Networks
+from raid.methods.mar.networks import MarNetworks
 from raid.methods.pool_extraction import features_of
 from raid.ops.multilabel import agreement_quantile, log_soft_multilabels
 from raid.ops.neighbors import MapBlocks
@@ -26,7 +26,7 @@ from raid.ops.neighbors import MapBlocks
 Ints = NDArray[np.int64]
 
 
-def empty(networks: Networks, num_images: int, scale: float, config: MarConfig) -> Followed:
+def empty(networks: MarNetworks, num_images: int, scale: float, config: MarConfig) -> Followed:
     """Return what follows the batches, before it has seen an image; every worker calls this."""
     encoder, num_agents = networks.encoder, len(networks.agents)
     dtype = encoder.settings.dtype
@@ -49,7 +49,12 @@ def empty(networks: Networks, num_images: int, scale: float, config: MarConfig) 
 
 
 def start_following(
-    networks: Networks, images: Images, cameras: Ints, followed: Followed, config: MarConfig, fanout: FanOut
+    networks: MarNetworks,
+    images: Images,
+    cameras: Ints,
+    followed: Followed,
+    config: MarConfig,
+    fanout: FanOut,
 ) -> Followed:
     """Give `followed` its centre and threshold, from all target images; every worker calls this.
 

@@ -1,14 +1,12 @@
 """Configuration of SLSR."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from raid.config import Schema
-from raid.methods.encoder import EncoderSettings
 from raid.methods.sections import (
     Augment,
     Data,
@@ -20,7 +18,6 @@ from raid.methods.sections import (
     Run,
     Share,
     Track,
-    sharing_problems,
 )
 from raid.models.backbone import BackboneName, PoolName
 from raid.models.dcgan import Form
@@ -39,7 +36,7 @@ class SlsrData(Data):
 
 @dataclass(frozen=True, kw_only=True)
 class SlsrModel(Model):
-    """The network that the run ends with: backbone and classifier of identities, which retrieval leaves out."""
+    """The network that the run ends with: backbone and classifier, which retrieval leaves out."""
 
     last_stride: Annotated[Literal[1, 2], "stride of the last stage"] = 2
     pool: Annotated[PoolName, "pooling of the last map"] = "average"
@@ -122,7 +119,7 @@ class ImageClusters(Schema):
     num_clusters: Annotated[PositiveInt, "k: clusters of images, and generators"] = 3
     features: Annotated[
         Literal["pooled", "map"],
-        "pooled: the pooled features, of any length (released); map: the last convolution's whole map (paper)",
+        "pooled: the pooled features, of any length (released); map: the last convolution's map (paper)",
     ] = "pooled"
     restarts: Annotated[PositiveInt, "starts of k-means, the best of which is kept"] = 10
     silhouettes: Annotated[
@@ -138,7 +135,7 @@ class Gan(Schema):
     width: Annotated[PositiveInt, "of the generated images; 128: as published, people are squeezed"] = 128
     form: Annotated[
         Form,
-        "released: leaky ReLU, and no norm in the judge's first layer; paper: norm and ReLU after every layer",
+        "released: leaky ReLU, no norm in the judge's first layer; paper: norm and ReLU after every layer",
     ] = "released"
     channels: Annotated[
         PositiveInt, "of the last hidden layer; those before have 2, 4 and 8 times as many"
@@ -175,7 +172,7 @@ class Generated(Schema):
     ] = None
     label: Annotated[
         Label,
-        "sparse: shared by the identities of the cluster (the paper); uniform: by all (LSRO, and the release); "
+        "sparse: shared by the identities of the cluster (paper); uniform: by all (LSRO, and the release); "
         "all_in_one: a class of their own; none: no generated images, which is the matched baseline",
     ] = "sparse"
     count: Annotated[PositiveInt, "images over all clusters, 12,000 to 36,000 in the paper"] = 12_000
@@ -185,7 +182,7 @@ class Generated(Schema):
     min_images: Annotated[PositiveInt, "images in a cluster that make an identity one of the cluster's"] = 1
     control: Annotated[
         Literal["none", "permuted"],
-        "permuted: each cluster's images are labelled by the identities of another, so that they tell nothing",
+        "permuted: each cluster's images get the identities of another, so that they tell nothing",
     ] = "none"
 
 
