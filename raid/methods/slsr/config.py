@@ -1,12 +1,16 @@
 """Configuration of SLSR."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from raid.config import Schema
+from raid.data.augment import Augmentation
+from raid.data.statistics import IMAGENET, Statistics
+from raid.methods.encoder import EncoderSettings
 from raid.methods.sections import (
     Augment,
     Data,
@@ -18,6 +22,7 @@ from raid.methods.sections import (
     Run,
     Share,
     Track,
+    sharing_problems,
 )
 from raid.models.backbone import BackboneName, PoolName
 from raid.models.dcgan import Form
@@ -107,6 +112,7 @@ class Baseline(Supervised):
     backbone: Annotated[
         BackboneName | None, "of this stage (the paper clusters ResNet-50's features); null: model.backbone"
     ] = None
+    weights: Annotated[str | None, "starting weights of `backbone`; null: model.weights"] = None
     epochs: Annotated[PositiveInt, "passes over the images, or `steps` at a time"] = 60
     head_learning_rate: Annotated[PositiveFloat, "of the classifier, at first"] = 0.1
     erase_probability: Annotated[Share, "of erasing a rectangle, in place of augment.erase_probability"] = 0.0
@@ -245,3 +251,111 @@ class SlsrConfig(Schema):
         "data.cache_limit_gib",
         "evaluate",
     )
+
+    def also_determining(self) -> tuple[str, ...]:
+        """Return `run.workers` where what batch norm sees depends on it."""
+        return ("run.workers",) if self.model.batch_norm == "local" else ()
+
+    @property
+    def uses_images(self) -> bool:
+        """Whether the network is trained on generated images."""
+        return self.finetuning.epochs > 0 and self.generated.label != "none"
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether stages 2 to 4 are part of this run."""
+        return self.uses_images and self.generated.folder is None
+
+    @property
+    def uses_baseline(self) -> bool:
+        """Whether anything comes of stage 1: clusters, a start, or the run's own result."""
+        return self.makes_images or not self.finetuning.epochs or self.finetuning.start == "baseline"
+
+    @property
+    def baseline_epochs(self) -> int:
+        """Epochs of stage 1 in this run."""
+        return self.baseline.epochs if self.uses_baseline and self.baseline.checkpoint is None else 0
+
+    @property
+    def gan_epochs(self) -> int:
+        """Epochs of stage 3 in this run; those of all clusters are counted once."""
+        return self.gan.epochs if self.makes_images else 0
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all stages."""
+        return self.baseline_epochs + self.gan_epochs + self.finetuning.epochs
+
+    @property
+    def baseline_model(self) -> SlsrModel:
+        """The network of stage 1."""
+        own = self.baseline
+        return replace(
+            self.model,
+            backbone=own.backbone or self.model.backbone,
+            weights=own.weights or self.model.weights,
+        )
+
+    def encoder(self, statistics: Statistics = IMAGENET) -> EncoderSettings:
+        """Return what the encoder needs, as it extracts; see `training_augmentation` for its training."""
+        return EncoderSettings(self.seed, self.model, self.augment.as_drawn(statistics), self.numerics)
+
+    @property
+    def as_baseline(self) -> "SlsrConfig":
+        """The same with stage 1's network for the network: what `baseline.pt` is a model of."""
+        return replace(
+            self, model=self.baseline_model, baseline=replace(self.baseline, backbone=None, weights=None)
+        )
+
+    def training_augmentation(self, stage: Supervised) -> Augmentation:
+        """Return what is done to the training images of a stage."""
+        return replace(self.augment.as_drawn(), erase_probability=stage.erase_probability)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield combinations of sections that cannot work."""
+        if self.baseline.checkpoint and not self.finetuning.epochs:
+            yield (
+                "finetuning.epochs",
+                "is 0, and baseline.checkpoint leaves stage 1 out: nothing is trained",
+            )
+        model, from_baseline = (
+            self.baseline_model,
+            self.finetuning.epochs and self.finetuning.start == "baseline",
+        )
+        if from_baseline and model.backbone != self.model.backbone:
+            yield "finetuning.start", f"baseline is a {model.backbone}, the network {self.model.backbone}"
+        if self.baseline.weights is not None and self.baseline.backbone is None:
+            yield "baseline.weights", "goes with baseline.backbone; without, model.weights is meant"
+        yield from ((f"baseline.{path}", text) for path, text in model.problems() if path == "weights")
+        yield from self._image_problems()
+        yield from self._sharing_problems()
+
+    def _image_problems(self) -> Iterator[tuple[str, str]]:
+        generated, gan = self.generated, self.gan
+        if generated.control == "permuted" and generated.label != "sparse":
+            yield "generated.control", f"permutes sparse labels, and generated.label is {generated.label}"
+        elif generated.control == "permuted" and self.clusters.num_clusters < 2:
+            yield "generated.control", "needs another cluster to take identities from: num_clusters is 1"
+        for side in ("height", "width"):
+            size = getattr(gan, side)
+            if size % 16:
+                yield f"gan.{side}", f"{size} is no multiple of 16: four layers double or halve it"
+        crop, data = self.augment.input_size, self.data
+        padded = (data.height + 2 * self.augment.pad, data.width + 2 * self.augment.pad)
+        if crop is not None and (crop[0] > padded[0] or crop[1] > padded[1]):
+            yield (
+                "augment.input_size",
+                f"{crop[0]}x{crop[1]} cannot be cropped from images of {data.height}x{data.width} "
+                "(data.height, data.width)" + (f" padded by {self.augment.pad}" if self.augment.pad else ""),
+            )
+
+    def _sharing_problems(self) -> Iterator[tuple[str, str]]:
+        """Yield batches of either stage that workers or ghost groups cannot share evenly."""
+        if self.numerics.reproducible == "exact" and self.model.batch_norm != "ghost":
+            yield "numerics.reproducible", "exact needs model.batch_norm=ghost"
+        stages: dict[str, Supervised] = {"baseline": self.baseline} if self.baseline_epochs else {}
+        if self.finetuning.epochs:
+            stages["finetuning"] = self.finetuning
+        for name, stage in stages.items():
+            found = sharing_problems(stage.batch_size, self.model, self.run.workers)
+            yield from ((path, f"{name}: {message}") for path, message in found)
