@@ -11,6 +11,11 @@ metrics.jsonl         figures of every epoch
 mining.jsonl          MAR: agreement of the pairs mined in every epoch that mined, and a few of them
 pretrained.pt         MAR: encoder and reference agents as stage 1 left them, for other runs to start from
 multilabels.npz       MAR: the nearest reference agents of sample images
+baseline.pt           SLSR: the network that stage 1 left, whose features are clustered
+clusters.npz          SLSR: cluster and identity of every training image, silhouettes, principal components
+gans/                 SLSR: a folder a cluster: losses of its GAN, grids of samples, generator
+generated.npy         SLSR: the generated images, sorted by cluster
+generated.json        SLSR: how many of each cluster, and how good they are
 model.pt              the trained model
 evaluation.npz        what the report shows of the last evaluation: CMC, ranked lists, similarity of cameras
 evaluation_SET.json   what `raid evaluate` found the model to do on a set
@@ -36,6 +41,11 @@ _OWN = (
     "multilabels.npz",
     "model.pt",
     "pretrained.pt",
+    "generated.json",
+    "generated.npy",
+    "gans",
+    "clusters.npz",
+    "baseline.pt",
     "checkpoints",
     "steps.jsonl",
     "mining.jsonl",
@@ -74,7 +84,7 @@ class RunFolder:
             config: resolved.
             fingerprint: of the images; of several things that the run is made of, by the fields that say
                 where they are.
-            method: icsr, mar.
+            method: icsr, mar, slsr.
             facts: of the images, `Samples.facts`, to be recorded.
             resume: go on with the run that the folder holds.
             fresh: start the run in the folder over.
@@ -137,6 +147,31 @@ class RunFolder:
     def multilabels(self) -> Path:
         """What the report shows of the soft multilabels (MAR), once the run is done."""
         return self.path / "multilabels.npz"
+
+    @property
+    def baseline(self) -> Path:
+        """The network that stage 1 left (SLSR)."""
+        return self.path / "baseline.pt"
+
+    @property
+    def clusters(self) -> Path:
+        """Clusters of the training images (SLSR), once stage 2 is done."""
+        return self.path / "clusters.npz"
+
+    @property
+    def gans(self) -> Path:
+        """Folder of the clusters' GANs (SLSR), a folder each."""
+        return self.path / "gans"
+
+    @property
+    def generated(self) -> Path:
+        """The generated images (SLSR), (n, 3, H, W) uint8, once stage 4 is done."""
+        return self.path / "generated.npy"
+
+    @property
+    def generated_facts(self) -> Path:
+        """How many images were generated of each cluster, and how good they are (SLSR)."""
+        return self.path / "generated.json"
 
     @property
     def report(self) -> Path:
@@ -226,7 +261,8 @@ class RunFolder:
             path.unlink()
         for name in _OWN:
             path = self._file(name)
-            if path.is_dir():
+            # The link to another run's folder goes, not what is in there.
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)

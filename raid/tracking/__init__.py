@@ -7,11 +7,11 @@ anywhere. What was sent where stands in the folder's tracking.json, so that whoe
 a resumed run, `sync`) goes on in the same MLflow run and sends nothing twice.
 
 Parameters are the resolved configuration; metrics have the names of metrics.jsonl, the epoch as their step
-and the time it was recorded at; artifacts are config.yaml, metrics.jsonl, mining.jsonl, local_labels.parquet
-and report.html, those that are there. MLflow keeps every value that it was given. So if a resumed run makes
-an epoch again and comes to other figures, these are added at the same step with a later time (which makes
-them the valid ones), the log says it, and the tag epochs_made_again names the step; of equal figures only
-the times it took are added.
+and the time it was recorded at; artifacts are the files of `content.FILES`, such as metrics.jsonl and
+report.html, when the run has ended, and the GANs' pictures (`content.PICTURES`) as they appear. MLflow keeps
+every value that it was given. So if a resumed run makes an epoch again and comes to other figures, these are
+added at the same step with a later time (which makes them the valid ones), the log says it, and the tag
+epochs_made_again names the step; of equal figures only the times it took are added.
 
 A run that ends is FINISHED, or FAILED by an exception, or KILLED by an interrupt or SIGTERM. Of a driver that
 died without a word the run goes on (`--resume`), or is closed by the next run in the same folder, or by

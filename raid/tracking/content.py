@@ -14,7 +14,18 @@ from raid.tracking.record import Version, is_time
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-FILES = ("config.yaml", "metrics.jsonl", "mining.jsonl", "local_labels.parquet", "report.html")
+# In the run folder, sent when the run ends.
+FILES = (
+    "config.yaml",
+    "metrics.jsonl",
+    "mining.jsonl",
+    "local_labels.parquet",
+    "generated.json",
+    "gans/*/epochs.jsonl",
+    "report.html",
+)
+# Pictures, sent when they appear: hours of GANs are watched by them.
+PICTURES = ("gans/*/real.png", "gans/*/grid_*.png")
 # What MLflow takes at once, and as one value; it would cut a longer one and then not know it again.
 _METRICS_PER_BATCH, _SETTINGS_PER_BATCH = 1000, 100
 _LONGEST_PARAMETER, _LONGEST_TAG = 6000, 5000
@@ -63,6 +74,16 @@ def settings_batches(items: Sequence[T]) -> Iterator[list[T]]:
 
 def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
     return (list(items[first : first + size]) for first in range(0, len(items), size))
+
+
+def files(folder: RunFolder, patterns: Sequence[str]) -> list[str]:
+    """Return the files of the run folder that the patterns name, by their path in there."""
+    return [
+        str(path.relative_to(folder.path))
+        for pattern in patterns
+        for path in sorted(folder.path.glob(pattern))
+        if path.is_file()
+    ]
 
 
 def file_digest(path: Path) -> str:

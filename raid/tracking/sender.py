@@ -1,6 +1,7 @@
 """What a run has, sent to MLflow: the module that speaks to it, and imports it when it first does."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from raid.errors import InputError
 from raid.run_folder import RunFolder
-from raid.tracking.content import FILES, file_digest, metrics, new_tags, parameters, settings_batches
+from raid.tracking.content import (
+    FILES,
+    PICTURES,
+    file_digest,
+    files,
+    metrics,
+    new_tags,
+    parameters,
+    settings_batches,
+)
 from raid.tracking.manners import TrackingError, reason
 from raid.tracking.origin import place_tags
 from raid.tracking.place import artifact_location, prepare_database, shown, without_password
@@ -43,7 +53,7 @@ class Sender:
         self._new: Counter[str] = Counter()
 
     def send(self) -> None:
-        """Send the epochs that are new.
+        """Send the epochs and the pictures that are new.
 
         Raises:
             TrackingError: MLflow did not take them all.
@@ -54,6 +64,10 @@ class Sender:
             client = self._opened()
             for number, line in sorted(self._lines.items()):
                 self._send_epoch(client, number, line)
+            # By their names alone: what was drawn again is seen at the end, and not looked for every second.
+            for name in files(self._folder, PICTURES):
+                if name not in self._sent.files:
+                    self._send_file(client, name)
 
     def finish(self, status: str) -> str:
         """Send all that is missing and close the run; return what was done.
@@ -69,7 +83,8 @@ class Sender:
                 self._set_status(client, status)  # first: who kills a process does not leave it much time
         self.send()
         with self._taken():
-            self._send_files(client)
+            for name in files(self._folder, (*FILES, *PICTURES)):
+                self._send_file(client, name)
             self._set_status(client, status)
         return self._summary()
 
@@ -207,18 +222,17 @@ class Sender:
                 self._sent.made_again = made_again
         self._new["epochs"] += 1
 
-    def _send_files(self, client: "MlflowClient") -> None:
-        for name in FILES:
-            path = self._folder.path / name
-            if not path.exists():
-                continue
-            digest = file_digest(path)
-            if self._sent.files.get(name) != digest:
-                self._record.check_open()
-                client.log_artifact(self._run_id, str(path))
-                with self._record.changing():
-                    self._sent.files[name] = digest
-                self._new["files"] += 1
+    def _send_file(self, client: "MlflowClient", name: str) -> None:
+        """Send a file of the run folder, unless it is there as it is, to the same place in MLflow."""
+        path = self._folder.path / name
+        digest = file_digest(path)
+        if self._sent.files.get(name) == digest:
+            return
+        self._record.check_open()
+        client.log_artifact(self._run_id, str(path), os.path.dirname(name) or None)
+        with self._record.changing():
+            self._sent.files[name] = digest
+        self._new["files"] += 1
 
     def _set_status(self, client: "MlflowClient", status: str) -> None:
         if status == self._status:
