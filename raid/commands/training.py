@@ -1,4 +1,4 @@
-"""`raid icsr`, `mar`, `demo`, `plan` and `config`."""
+"""`raid icsr`, `mar`, `slsr`, `demo`, `plan` and `config`."""
 
 import argparse
 
@@ -8,11 +8,12 @@ from raid.errors import InputError
 _HELP = {
     "icsr": "train with intra-camera refinement (or its baseline, refine.enabled=false)",
     "mar": "train with soft multilabels over the people of a labelled set (source; data is the other)",
+    "slsr": "train on labelled images and on those that one DCGAN a cluster makes, with sparse labels",
 }
 
 
 def add_methods(commands: Commands) -> None:
-    """Add `raid icsr` and `raid mar`."""
+    """Add `raid icsr`, `raid mar` and `raid slsr`."""
     for method, text in _HELP.items():
         parser = commands.add_parser(
             method,

@@ -13,13 +13,17 @@ from raid.methods.mar import plan as mar_plan
 from raid.methods.mar import recipe as mar
 from raid.methods.mar.config import MarConfig
 from raid.methods.plan import Given
+from raid.methods.slsr import demo as slsr_demo
+from raid.methods.slsr import plan as slsr_plan
+from raid.methods.slsr import recipe as slsr
+from raid.methods.slsr.config import SlsrConfig
 from raid.run_folder import RunFolder
 
-MethodConfig: TypeAlias = IcsrConfig | MarConfig
-METHODS = ("icsr", "mar")
+MethodConfig: TypeAlias = IcsrConfig | MarConfig | SlsrConfig
+METHODS = ("icsr", "mar", "slsr")
 
 
-def config_of(method: str) -> type[IcsrConfig] | type[MarConfig]:
+def config_of(method: str) -> type[IcsrConfig] | type[MarConfig] | type[SlsrConfig]:
     """Return the configuration's class.
 
     Raises:
@@ -30,6 +34,8 @@ def config_of(method: str) -> type[IcsrConfig] | type[MarConfig]:
             return IcsrConfig
         case "mar":
             return MarConfig
+        case "slsr":
+            return SlsrConfig
     raise InputError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
 
 
@@ -37,18 +43,24 @@ def run(config: MethodConfig, backend: Backend, *, resume: bool, fresh: bool) ->
     """Train and evaluate as `config` says, by its method; see there."""
     if isinstance(config, IcsrConfig):
         return icsr.run(config, backend, resume=resume, fresh=fresh)
-    return mar.run(config, backend, resume=resume, fresh=fresh)
+    if isinstance(config, MarConfig):
+        return mar.run(config, backend, resume=resume, fresh=fresh)
+    return slsr.run(config, backend, resume=resume, fresh=fresh)
 
 
 def compare(config: MethodConfig, backend: Backend, *, num_seeds: int) -> str:
     """Return the demonstration of a method as text; see there."""
     if isinstance(config, IcsrConfig):
         return icsr_demo.compare(config, backend, num_seeds=num_seeds)
-    return mar_demo.compare(config, backend, num_seeds=num_seeds)
+    if isinstance(config, MarConfig):
+        return mar_demo.compare(config, backend, num_seeds=num_seeds)
+    return slsr_demo.compare(config, backend, num_seeds=num_seeds)
 
 
 def plan(config: MethodConfig, given: Given, *, tflops: float | None) -> tuple[str, list[str]]:
     """Return what a run of `config` will take, and what of it does not fit; see its method's `plan_run`."""
     if isinstance(config, IcsrConfig):
         return icsr_plan.plan_run(config, given, tflops=tflops)
-    return mar_plan.plan_run(config, given, tflops=tflops)
+    if isinstance(config, MarConfig):
+        return mar_plan.plan_run(config, given, tflops=tflops)
+    return slsr_plan.plan_run(config, given, tflops=tflops)
