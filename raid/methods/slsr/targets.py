@@ -1,4 +1,4 @@
-"""What the images of a training are labelled with: identities, or distributions over them (SLSR eq. 6 to 13)."""
+"""What images are labelled with: identities, or distributions over them (SLSR eq. 6 to 13)."""
 
 from dataclasses import dataclass
 
