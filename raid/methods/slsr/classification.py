@@ -169,7 +169,7 @@ def _networks(
     if weights.head is not None:
         put_into(head, weights.head)
     head = head.to(device=worker.device, dtype=settings.dtype)
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": encoder.parameters},
         {"params": list(head.parameters()), "factor": chosen.head_learning_rate / chosen.learning_rate},
     ]
