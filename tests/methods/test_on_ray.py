@@ -127,10 +127,12 @@ def test_extraction_on_the_pool_is_the_same_bytes_as_by_the_workers(pool, root):
     images = open_inputs(config.data).train_images
     settings = config.training.encoder
     encoder = Encoder(settings, starting_weights(settings), Group.solo(), torch.device("cpu"))
-    expected = encoder.extract(images)
-    for fanout in (pool, InProcess()):
-        found = extract_on_pool(encoder.model, settings, images, fanout)
-        assert torch.equal(found, expected)
+    for what in ({}, {"flip": True}, {"kind": "pooled"}, {"kind": "map"}):
+        expected = encoder.extract(images, **what)
+        for fanout in (pool, InProcess()):
+            found = extract_on_pool(encoder.model, settings, images, fanout, **what)
+            assert torch.equal(found, expected), what
+        assert len(found) == len(images) > settings.numerics.extract_batch
 
 
 # A trainer starts in seconds to tens of seconds: three runs, and one that fails, are all that start one.
