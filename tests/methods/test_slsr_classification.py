@@ -15,7 +15,7 @@ from raid.distributed.fanout import InProcess
 from raid.distributed.group import Group
 from raid.methods.networks import Networks
 from raid.methods.slsr.classification import ClassificationStage, Classified
-from raid.methods.slsr.config import SlsrConfig, SlsrModel
+from raid.methods.slsr.config import SlsrConfig
 from raid.methods.slsr.inputs import open_slsr_inputs
 from raid.methods.slsr.job import SlsrJob
 from raid.methods.slsr.targets import Targets, with_generated
