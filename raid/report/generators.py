@@ -147,9 +147,7 @@ def _grids(gan: Gan, run: Run) -> Html:
     if gan.real:
         shown = stored_picture(gan.real, f"{gan.name}: real images", most_pixels=_SHOWN_PIXELS)
         parts += [_said("Real images"), shown]
-    return element(
-        "figure", element("figcaption", f"{gan.name.capitalize()}{told}"), *parts, _earlier(gan)
-    )
+    return element("figure", element("figcaption", f"{gan.name.capitalize()}{told}"), *parts, _earlier(gan))
 
 
 def _earlier(gan: Gan) -> Html:

@@ -85,16 +85,18 @@ def stored_picture(path: Path, what: str, *, most_pixels: int) -> Html:
             shown = opened.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: no picture that can be read: {error}") from error
-    width, height = shown.size
-    scale = (most_pixels / (width * height)) ** 0.5
-    if scale < 1:
-        reduced = max(1, round(width * scale)), max(1, round(height * scale))
-        shown = shown.resize(reduced, Image.Resampling.LANCZOS)
-    if scale < 1 or len(content) > _SMALL_FILE:
-        source = _jpeg(shown, 80)
-    else:
+    ratio = f"{shown.width}/{shown.height}"
+    if len(content) <= _SMALL_FILE:
         source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    return element("img", src=source, alt=what, style=f"aspect-ratio:{width}/{height}")
+    else:
+        source = _jpeg(_reduced(shown, most_pixels), 80)
+    return element("img", src=source, alt=what, style=f"aspect-ratio:{ratio}")
+
+
+def _reduced(shown: Image.Image, most_pixels: int) -> Image.Image:
+    scale = min(1.0, (most_pixels / (shown.width * shown.height)) ** 0.5)
+    size = max(1, round(shown.width * scale)), max(1, round(shown.height * scale))
+    return shown.resize(size, Image.Resampling.LANCZOS)
 
 
 def _jpeg(shown: Image.Image, quality: int) -> str:

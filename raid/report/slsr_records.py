@@ -158,6 +158,8 @@ def _generated(path: Path) -> dict[str, Any]:
     lacking = [key for key in ("counts", "quality") if not isinstance(found.get(key), list)]
     if lacking:
         raise InputError(f"{path}: lacks {', '.join(lacking)}")
+    if not all(isinstance(count, int) for count in found["counts"]):
+        raise InputError(f"{path}: its counts are no numbers")
     for row in found["quality"]:
         missing = [key for key in _QUALITY if key not in row] if isinstance(row, dict) else _QUALITY
         if missing:
