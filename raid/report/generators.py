@@ -90,7 +90,7 @@ def _quality(run: Run) -> Html:
             str(row["cluster"]),
             str(counts[row["cluster"]]) if row["cluster"] < len(counts) else "–",
             str(row["samples"]),
-            _warned(row["variance_ratio"], (row["variance_ratio"] or 0.0) < limit),
+            _warned(row["variance_ratio"], not (row["variance_ratio"] or 0.0) >= limit),  # NaN is not
             _shown(row["frechet"]),
             _shown(row["nearest_real"]),
             _shown(row["real_nearest"]),
