@@ -148,7 +148,7 @@ def _matched(key: str, backbone: str) -> Row:
     name = f"{sls}_matched"
     return Row(
         name=name,
-        title=f"SLSR's table {of_set.table}, {of_set.title}: SLS+{TITLES[backbone]} less the generated images.",
+        title=f"SLSR's table {of_set.table}, {of_set.title}: matched baseline of SLS+{TITLES[backbone]}.",
         root=of_set.root,
         variants=(("with as many steps too", f"finetuning.steps={steps} run.folder=runs/{name}_steps"),),
         cost=f"130 x {of_set.images // BATCH} steps of {BATCH} images, no other stage.",

@@ -17,12 +17,24 @@ MAR_TABLE_3 = {
     "without_ral": {"losses.al": False, "losses.rj": False},
     "mar": {},
 }
+SLSR_ROWS = [
+    f"{name}{backbone}{kind}"
+    for name in ("market1501", "cuhk03", "dukemtmc", "viper")
+    for backbone in ("", "_densenet121")
+    for kind in ("", "_baseline", "_matched")
+]
 PROMISED = {
     "icsr": {"demo", "market1501", "msmt17", "paper_batch256", "as_released"}
     | {f"table2_{row}" for row in TABLE_2},
     "mar": {"demo", "market1501", "dukemtmc", "as_released"} | {f"table3_{row}" for row in MAR_TABLE_3},
+    "slsr": {"demo", "as_released", *SLSR_ROWS}
+    | {f"table2_k{k}_{count}" for k in (2, 3, 4) for count in range(12_000, 36_001, 6_000)},
 }
-ROOTS = {"icsr": ["data.root=somewhere"], "mar": ["data.root=somewhere", "source.root=elsewhere"]}
+ROOTS = {
+    "icsr": ["data.root=somewhere"],
+    "mar": ["data.root=somewhere", "source.root=elsewhere"],
+    "slsr": ["data.root=somewhere"],
+}
 
 
 def loaded(name: str, *overrides: str) -> MethodConfig:
