@@ -12,6 +12,7 @@ from raid.config import load
 from raid.data.streams import stream
 from raid.methods.icsr.config import IcsrConfig
 from raid.methods.mar.config import MarConfig
+from raid.methods.slsr.config import SlsrConfig
 
 HEIGHT, WIDTH = 32, 16
 PATTERN = r"(?P<split>train|query|gallery)/(?P<identity>\d+)_c(?P<camera>\d+)_"
@@ -117,3 +118,46 @@ def mar_config(source: Path, target: Path, folder: Path, **overrides: Any) -> Ma
     }
     given = {name.replace("__", "."): value for name, value in overrides.items()}
     return load(MarConfig, overrides={**values, **given})
+
+
+def slsr_config(root: Path, folder: Path, **overrides: Any) -> SlsrConfig:
+    """Return the configuration of a run of SLSR of seconds; overrides are written `section__field=value`."""
+    values: Mapping[str, Any] = {
+        "data.layout": "folder",
+        "data.pattern": PATTERN,
+        "data.root": str(root),
+        "data.height": HEIGHT,
+        "data.width": WIDTH,
+        "data.cache_folder": str(root / "cache"),
+        "model.backbone": "resnet10",
+        "model.weights": "none",
+        "model.last_stride": 1,
+        "model.ghost_size": 4,
+        "model.bottleneck_width": 8,
+        "augment.pad": 2,
+        "augment.input_size": None,
+        "baseline.epochs": 1,
+        "baseline.steps": 3,
+        "baseline.batch_size": 16,
+        "clusters.num_clusters": 2,
+        "clusters.silhouettes": [2, 3],
+        "gan.height": 32,
+        "gan.width": 16,
+        "gan.channels": 2,
+        "gan.num_latent": 4,
+        "gan.epochs": 2,
+        "gan.steps": 2,
+        "gan.batch_size": 8,
+        "gan.min_images": 2,
+        "gan.grid_epochs": 1,
+        "generated.count": 12,
+        "finetuning.epochs": 2,
+        "finetuning.steps": 3,
+        "finetuning.batch_size": 16,
+        "numerics.dtype": "float64",
+        "run.folder": str(folder),
+        "run.device": "cpu",
+        "track.enabled": False,
+    }
+    given = {name.replace("__", "."): value for name, value in overrides.items()}
+    return load(SlsrConfig, overrides={**values, **given})

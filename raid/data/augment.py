@@ -21,10 +21,15 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Flip, padded crop and erasing, in the order and with the numbers of the ICSR release."""
+    """Flip, padded crop and erasing, in the order and with the numbers of the ICSR release.
+
+    Attributes:
+        input_size: height and width of the random crop; None: those of the image.
+    """
 
     flip: float = 0.5
     pad: int = 10
+    input_size: tuple[int, int] | None = None
     erase_probability: float = 0.5
     erase_area: tuple[float, float] = (0.02, 0.4)
     erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)
@@ -33,13 +38,22 @@ class Augmentation:
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
 
+    def crop_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of what comes out of images of `height` x `width`."""
+        return self.input_size or (height, width)
+
+    def slack(self, height: int, width: int) -> tuple[int, int]:
+        """Return how far the crop can move in the padded image, down and right; negative: it does not fit."""
+        down, right = self.crop_size(height, width)
+        return height + 2 * self.pad - down, width + 2 * self.pad - right
+
 
 @dataclass(frozen=True)
 class Draws:
     """What happens to each of B images.
 
     `flip` (B,) bool; `top`, `left` (B,) int64: corner of the crop in the padded image; `erase` (B, 4)
-    int64: y, x, height, width of the erased rectangle, height 0 = none.
+    int64: y, x, height, width of the rectangle erased in the crop, height 0 = none.
     """
 
     flip: NDArray[np.bool_]
@@ -58,10 +72,20 @@ def draw(
     """Draw what happens to `count` images of `height` x `width`.
 
     Every position uses the same number of random numbers, whatever they turn out to be.
+
+    Raises:
+        ValueError: the crop is larger than the padded image.
     """
+    slack = np.array(augmentation.slack(height, width))
+    if (slack < 0).any():
+        raise ValueError(
+            f"a crop of {augmentation.input_size} does not fit images of {height} x {width} with "
+            f"{augmentation.pad} pixels on every side"
+        )
     numbers = generator.random((count, 4 + ERASE_ATTEMPTS * 4))
-    offsets = (numbers[:, 1:3] * (2 * augmentation.pad + 1)).astype(np.int64)
-    erase = _rectangles(augmentation, numbers[:, 4:].reshape(count, ERASE_ATTEMPTS, 4), height, width)
+    offsets = (numbers[:, 1:3] * (slack + 1)).astype(np.int64)
+    attempts = numbers[:, 4:].reshape(count, ERASE_ATTEMPTS, 4)
+    erase = _rectangles(augmentation, attempts, *augmentation.crop_size(height, width))
     erase[numbers[:, 3] >= augmentation.erase_probability] = 0
     return Draws(numbers[:, 0] < augmentation.flip, offsets[:, 0], offsets[:, 1], erase)
 
@@ -78,13 +102,13 @@ def augment(
         dtype: of the result.
 
     Returns:
-        (B, 3, H, W) of `dtype` on the device of `images`.
+        (B, 3, H', W') of `dtype` on the device of `images`; H' and W' are those of the crop.
     """
     pad, (height, width) = augmentation.pad, images.shape[-2:]
+    size = augmentation.crop_size(height, width)
     host = np.column_stack([draws.flip, draws.top, draws.left, draws.erase]).astype(np.int64)
     flip, top, left, *erase = torch.from_numpy(host).to(images.device).T[..., None]
-    y = torch.arange(height, device=images.device)
-    x = torch.arange(width, device=images.device)
+    y, x = (torch.arange(side, device=images.device) for side in size)
     # One gather does flip, pad and crop: every pixel of the result looks up where it comes from.
     rows = y + top - pad
     columns = x + left - pad
@@ -92,7 +116,7 @@ def augment(
     columns = torch.where(flip.bool(), width - 1 - columns, columns)
     source = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
     source = source.flatten(1)[:, None, :].expand(-1, 3, -1)
-    cropped = images.flatten(2).gather(2, source).reshape(images.shape) * inside
+    cropped = images.flatten(2).gather(2, source).unflatten(2, size) * inside
     erased = _mask(_between(y, erase[0], erase[0] + erase[2]), _between(x, erase[1], erase[1] + erase[3]))
     fill = _per_channel(augmentation.erase_fill, images.device, dtype)
     return torch.where(erased, fill, normalize(cropped, augmentation, dtype=dtype))

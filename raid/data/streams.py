@@ -4,7 +4,7 @@ import numpy as np
 
 # What a stream is for: the first part of its key.
 SAMPLING, AUGMENTATION, HALVES, AGENTS, SHOWN, CONTROL = 1, 2, 3, 4, 5, 6
-DROPOUT = 9
+GAN, GENERATED, DROPOUT = 7, 8, 9
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:

@@ -15,7 +15,7 @@ from raid.data.streams import AUGMENTATION, stream
 from raid.distributed.exact import backward_by_groups, backward_from_features, forward_by_groups
 from raid.distributed.group import Group
 from raid.errors import InputError
-from raid.extract import extract
+from raid.extract import Kind, extract
 from raid.methods.sections import Model, Numerics
 from raid.models import backbone
 from raid.models.backbone import Backbone
@@ -134,8 +134,8 @@ class Encoder:
         """Those that are trained."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def extract(self, images: Images) -> Tensor:
-        """Return the features of all `images`, on the CPU of every worker: (N, D) unit rows.
+    def extract(self, images: Images, *, kind: Kind = "unit", flip: bool = False) -> Tensor:
+        """Return the features of all `images`, on the CPU of every worker: (N, D), see `raid.extract`.
 
         Raises:
             InputError: the training has diverged.
@@ -148,6 +148,8 @@ class Encoder:
             augmentation=self.settings.augmentation,
             device=self.device,
             dtype=self.settings.dtype,
+            kind=kind,
+            flip=flip,
         )
         return finite(features, self.rate_path)
 

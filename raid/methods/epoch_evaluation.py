@@ -3,8 +3,9 @@
 import numpy as np
 
 from raid import evaluate
+from raid.data.images import Images
 from raid.distributed.fanout import FanOut
-from raid.evaluate import RetrievalSet
+from raid.evaluate import Features, RetrievalSet
 from raid.methods.encoder import Encoder
 from raid.methods.pool_extraction import features_of
 from raid.methods.sections import Evaluate, Extract
@@ -30,15 +31,16 @@ def evaluated(
         fanout: the pool.
         retrieval: query and gallery.
         folder: of the run.
-        options: of the ranking.
+        options: of the ranking, and whether mirror images count.
         extraction: where features are extracted.
         record: keep what the report shows.
     """
-    found = retrieval.features(
-        lambda images: (
-            features_of(encoder, images, fanout, extraction.on).numpy().astype(np.float32, copy=False)
-        )
-    )
+
+    def features(images: Images) -> Features:
+        rows = features_of(encoder, images, fanout, extraction.on, flip=options.flip)
+        return rows.numpy().astype(np.float32, copy=False)
+
+    found = retrieval.features(features)
 
     def rank() -> Figures:
         if record:

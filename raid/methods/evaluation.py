@@ -90,6 +90,8 @@ def evaluate_checkpoint(
             f"{out}: cannot be written: {error.strerror or error}; choose another by --out"
         ) from error
     lines = [as_text(found, config.evaluate)]
+    if config.evaluate.flip:
+        lines.append("features of an image and of its mirror image added")
     if trained.has_own_colours:
         lines.append(
             "images normalised by the mean and deviation that the training measured on its target set"
@@ -217,6 +219,7 @@ def _features(
         augmentation=settings.augmentation,
         device=device,
         dtype=dtype,
+        flip=config.evaluate.flip,
     )
     if not bool(torch.isfinite(features).all()):
         raise InputError(f"{checkpoint}: its features are not finite: the training has diverged")

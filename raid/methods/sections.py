@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -172,14 +172,23 @@ class Augment(Schema):
     erase_area: Annotated[tuple[Share, Share], "range of the rectangle's share of the image"] = (0.02, 0.4)
 
     def as_drawn(self, statistics: Statistics = IMAGENET) -> Augmentation:
-        """Return what draws and applies it, with the normalisation by `statistics`."""
-        return Augmentation(
-            flip=self.flip,
-            pad=self.pad,
-            erase_probability=self.erase_probability,
-            erase_area=self.erase_area,
-            mean=statistics.mean,
-            std=statistics.std,
+        """Return what draws and applies it, with the normalisation by `statistics`.
+
+        A method's own section may have more fields; all are called as the augmentation calls them.
+        """
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Augmentation(**own, mean=statistics.mean, std=statistics.std)
+
+
+def crop_problems(augment: Augment, data: Data) -> Iterator[tuple[str, str]]:
+    """Yield (path, message) of a random crop that is larger than the padded images it is taken from."""
+    drawn = augment.as_drawn()
+    if min(drawn.slack(data.height, data.width)) < 0:
+        height, width = drawn.crop_size(data.height, data.width)
+        yield (
+            "augment.input_size",
+            f"a crop of {height} x {width} is larger than images of data.height={data.height}, "
+            f"data.width={data.width} with augment.pad={drawn.pad}",
         )
 
 
@@ -286,6 +295,7 @@ class Evaluate(Options):
     """Retrieval on the query and gallery images, where there are any."""
 
     every: Annotated[NonNegativeInt, "epochs between evaluations; the last is always one; 0: only it"] = 1
+    flip: Annotated[bool, "features of an image and of its mirror image, added"] = False
 
     def due(self, epoch: int, epochs: int) -> bool:
         """Whether the model is evaluated after `epoch` (0-based) of `epochs`."""

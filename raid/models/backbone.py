@@ -72,9 +72,19 @@ class Backbone(nn.Module):
         self.num_features = num_features
         self.unit_features = True
 
+    def maps(self, images: Tensor) -> Tensor:
+        """Return the last convolution's maps (B, C, h, w), after their ReLU unless it was left out."""
+        maps: Tensor = self.body(images)
+        return maps
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Return features (B, D) of any length: the pooled maps, after the neck."""
+        features: Tensor = self.neck(self.pool(self.maps(images)))
+        return features
+
     def forward(self, images: Tensor) -> Tensor:
         """Return features (B, D)."""
-        features: Tensor = self.neck(self.pool(self.body(images)))
+        features = self.pooled(images)
         return features if self.training and not self.unit_features else functional.normalize(features)
 
 

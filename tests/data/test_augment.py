@@ -1,3 +1,6 @@
+import hashlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -30,7 +33,8 @@ def reference(
         if draws.flip[row]:
             image = F.hflip(image)
         image = F.pad(image, [augmentation.pad], fill=0)
-        image = F.crop(image, int(draws.top[row]), int(draws.left[row]), images.shape[2], images.shape[3])
+        size = augmentation.input_size or images.shape[2:]
+        image = F.crop(image, int(draws.top[row]), int(draws.left[row]), *size)
         exact = F.pil_to_tensor(image).to(dtype) / 255
         tensor = F.to_tensor(image) if dtype == torch.float32 else exact
         tensor = F.normalize(tensor, augmentation.mean, augmentation.std)
@@ -52,12 +56,16 @@ def reference(
             flip=1.0, pad=3, erase_probability=1.0, erase_fill=(0.1, -2.0, 3.0), mean=(0.2, 0.3, 0.4)
         ),
         Augmentation(pad=40, erase_area=(0.3, 0.3)),  # more border than image
+        Augmentation(pad=0, input_size=(40, 20), erase_probability=0.8, erase_fill=(0.5, 0.4, 0.3)),
+        Augmentation(pad=3, input_size=(11, 30)),  # wider than the image
+        Augmentation(pad=0, input_size=(1, 24)),
     ],
 )
 def test_equals_torchvision(augmentation: Augmentation, dtype: torch.dtype) -> None:
     images, draws = pixels(), drawn(augmentation)
     result = augment(images, draws, augmentation, dtype=dtype)
     assert result.dtype == dtype
+    assert result.shape[2:] == (augmentation.input_size or (HEIGHT, WIDTH))
     assert torch.equal(result, reference(images, draws, augmentation, dtype))
 
 
@@ -81,10 +89,35 @@ def test_nothing_drawn_is_normalize() -> None:
     assert torch.equal(augment(images, drawn(nothing), nothing), normalize(images, nothing))
 
 
-def test_draws_of_a_part_are_those_of_the_whole() -> None:
-    images, draws, part = pixels(), drawn(), slice(16, 32)
-    whole = augment(images, draws, AUGMENTATION)
-    assert torch.equal(augment(images[part], draws.rows(part), AUGMENTATION), whole[part])
+@pytest.mark.parametrize(
+    ("augmentation", "of_draws", "of_images"),
+    [
+        (AUGMENTATION, "0eff3b964e45072c", "bd991bc8926186ac"),
+        (Augmentation(pad=0, erase_probability=0.0), "7011b65af82bd73b", "f048df1fe9f3f8de"),
+        (Augmentation(pad=40, erase_area=(0.3, 0.3)), "af52564b4c94e4f3", "2b1f666236dec41d"),
+    ],
+)
+def test_images_of_their_own_size_have_the_bits_they_had_before_there_was_another(
+    augmentation: Augmentation, of_draws: str, of_images: str
+) -> None:
+    """The hashes were computed by the code without `input_size`."""
+    draws = drawn(augmentation)
+    table = np.column_stack([draws.flip, draws.top, draws.left, draws.erase]).astype(np.int64)
+    assert hashed(table) == of_draws
+    assert hashed(augment(pixels(), draws, augmentation).numpy()) == of_images
+    named = replace(augmentation, input_size=(HEIGHT, WIDTH))
+    assert hashed(augment(pixels(), drawn(named), named).numpy()) == of_images
+
+
+def hashed(values: np.ndarray) -> str:
+    return hashlib.blake2b(values.tobytes(), digest_size=8).hexdigest()
+
+
+@pytest.mark.parametrize("augmentation", [AUGMENTATION, Augmentation(pad=0, input_size=(40, 20))])
+def test_draws_of_a_part_are_those_of_the_whole(augmentation: Augmentation) -> None:
+    images, draws, part = pixels(), drawn(augmentation), slice(16, 32)
+    whole = augment(images, draws, augmentation)
+    assert torch.equal(augment(images[part], draws.rows(part), augmentation), whole[part])
 
 
 def test_a_position_does_not_depend_on_the_others() -> None:
@@ -107,6 +140,32 @@ def test_flip_and_crop_are_uniform() -> None:
         assert len(counts) == 9
         np.testing.assert_allclose(counts / 20_000, 1 / 9, atol=0.01)
     assert abs(np.corrcoef(draws.top, draws.left)[0, 1]) < 0.03
+
+
+@pytest.mark.parametrize(("pad", "places"), [(0, (9, 5)), (3, (15, 11))])
+def test_a_smaller_crop_is_uniform_over_all_its_places(pad: int, places: tuple[int, int]) -> None:
+    draws = drawn(Augmentation(pad=pad, input_size=(HEIGHT - 8, WIDTH - 4)), count=20_000)
+    for offsets, number in zip((draws.top, draws.left), places, strict=True):
+        counts = np.bincount(offsets)
+        assert len(counts) == number
+        np.testing.assert_allclose(counts / 20_000, 1 / number, atol=0.01)
+
+
+def test_a_rectangle_is_drawn_within_the_crop() -> None:
+    """As it is for images of that size: not within the image that the crop is taken from."""
+    augmentation = Augmentation(pad=0, erase_probability=1.0, input_size=(20, 12))
+    found = drawn(augmentation, count=500).erase
+    expected = draw(replace(augmentation, input_size=None), 500, 20, 12, np.random.default_rng(0)).erase
+    np.testing.assert_array_equal(found, expected)
+    y, x, h, w = found.T
+    assert (y + h).max() == 20
+    assert (x + w).max() == 12
+
+
+@pytest.mark.parametrize("size", [(HEIGHT + 5, WIDTH), (HEIGHT, WIDTH + 5)])
+def test_a_crop_larger_than_the_padded_image_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=rf"\({size[0]}, {size[1]}\) does not fit images of 48 x 24"):
+        drawn(Augmentation(pad=2, input_size=size))
 
 
 def test_erasing_has_torchvisions_distribution() -> None:
@@ -150,6 +209,8 @@ def test_a_rectangle_that_never_fits_erases_nothing() -> None:
 def test_an_empty_part() -> None:
     part = slice(0, 0)
     assert augment(pixels()[part], drawn().rows(part), AUGMENTATION).shape == (0, 3, HEIGHT, WIDTH)
+    smaller = Augmentation(pad=0, input_size=(40, 20))
+    assert augment(pixels()[part], drawn(smaller).rows(part), smaller).shape == (0, 3, 40, 20)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -72,16 +72,32 @@ def written(samples: Samples, path: Path, facts: dict[str, str] | None = None, *
     return path
 
 
-def features_of(config: IcsrConfig, samples: Samples) -> np.ndarray:
+def features_of(config: IcsrConfig, samples: Samples, *, flip: bool = False) -> np.ndarray:
     _, images = open_images(
         samples, height=tiny.HEIGHT, width=tiny.WIDTH, cache_folder=config.data.cache_folder
     )
     model = build_model(config.training.encoder, Group.solo()).to(torch.float64)
+    if flip:
+        return features_with_mirror_images(model, images.gather(np.arange(len(images))))
     found = extract(
         model, images, group=Group.solo(), batch_size=128, augmentation=config.training.encoder.augmentation,
         device=torch.device("cpu"), dtype=torch.float64,
     )  # fmt: skip
     return found.numpy().astype(np.float32)
+
+
+def features_with_mirror_images(model: torch.nn.Module, pixels: torch.Tensor) -> np.ndarray:
+    """Without the project's own extraction: pooled features, added, then of unit length."""
+    mean, std = (
+        torch.tensor(v).double()[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    rows = []
+    with torch.no_grad():
+        for image in pixels:
+            both = torch.stack([image, image.flip(-1)]).double().div(255).sub(mean).div(std)
+            summed = model.eval().neck(model.pool(model.body(both))).sum(dim=0)
+            rows.append(summed / summed.norm())
+    return torch.stack(rows).float().numpy()
 
 
 def people(of: Samples) -> list[tuple[int, int]]:
@@ -133,7 +149,7 @@ def test_a_manifest_is_evaluated_by_every_protocol_that_applies(config, model, s
     }  # fmt: skip
     assert record["options"] == {
         "ap": "noninterp", "multi_query": True, "rerank": True, "rerank_k1": 12, "rerank_k2": 6,
-        "rerank_weight": 0.3, "cuhk03": "sls", "seed": 0,
+        "rerank_weight": 0.3, "cuhk03": "sls", "seed": 0, "flip": False,
     }  # fmt: skip
     facts = {key: value for key, value in record["sets"][0].items() if key != "figures"}
     assert facts == {
@@ -144,6 +160,23 @@ def test_a_manifest_is_evaluated_by_every_protocol_that_applies(config, model, s
     assert {"mean", "deviation"}.isdisjoint(record)
     assert "version 2" in out
     assert "images normalised" not in out
+    assert "mirror" not in out
+
+
+def test_mirror_images_are_added_where_asked_for(config, model, samples, tmp_path, capsys):
+    """As an override, to a model of a training that has not heard of it."""
+    manifest = written(samples, tmp_path / "set.parquet")
+    assert main(["evaluate", str(model), str(manifest), "evaluate.flip=true"]) == 0
+    assert "features of an image and of its mirror image added" in capsys.readouterr().out
+    record = json.loads((model.parent / "evaluation_made_up_1.json").read_text())
+    assert record["options"]["flip"] is True
+    query, gallery = samples.split("query"), samples.split("gallery")
+    results = []
+    for flip in (True, False):
+        q, g = features_of(config, query, flip=flip), features_of(config, gallery, flip=flip)
+        results.append(brute_force.standard(-(q @ g.T), people(query), people(gallery), "noninterp"))
+    assert record["sets"][0]["figures"]["eval/mAP"] == pytest.approx(results[0][0])
+    assert results[0][0] != pytest.approx(results[1][0])
 
 
 def test_without_samples_a_run_is_evaluated_on_its_own_set(config, model, root, tmp_path, capsys):
@@ -169,14 +202,21 @@ def test_a_run_s_last_figures_are_found_again(samples, root, tmp_path):
         evaluate__rerank=True, evaluate__rerank_k1=12, evaluate__multi_query=True, sampler__identities=4,
         sampler__singletons="repeat",
     )  # fmt: skip
-    (figures,) = icsr.run(config).metrics()
-    assert main(["evaluate", str(tmp_path / "run")]) == 0
-    (found,) = json.loads((tmp_path / "run" / "evaluation_own.json").read_text())["sets"]
-    kept = {
-        key: value for key, value in found["figures"].items() if not key.endswith(("rank20", "num_valid"))
-    }
-    assert kept == {key: value for key, value in figures.items() if key.startswith("eval/")}
-    assert len(kept) == 4 * 5
+    losses, figures = [], []
+    for given in ({}, {"evaluate.flip": True}, {"evaluate.flip": True, "extract.on": "pool"}):
+        folder = tmp_path / f"run{len(losses)}"
+        chosen = load(IcsrConfig, overrides={**flatten(config), **given, "run.folder": str(folder)})
+        run = icsr.run(chosen)
+        losses.append([step["loss"] for step in run.steps()])
+        figures.append({key: value for key, value in run.metrics()[0].items() if key.startswith("eval/")})
+        assert main(["evaluate", str(folder)]) == 0
+        (found,) = json.loads((folder / "evaluation_own.json").read_text())["sets"]
+        assert figures[-1] == {
+            key: value for key, value in found["figures"].items() if not key.endswith(("rank20", "num_valid"))
+        }
+        assert len(figures[-1]) == 4 * 5
+    assert losses[0] == losses[1] == losses[2]  # mirror images are for retrieval alone
+    assert figures[0] != figures[1] == figures[2]
 
 
 def _records(samples: Samples) -> list[Record]:

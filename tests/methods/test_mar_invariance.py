@@ -174,7 +174,7 @@ def assert_same_end(ours: Path, reference: Path) -> None:
     of_stage = [end["of_stage"] for end in ends]
     followed = [
         {"table": of["table"]["table"], **of["centre"], "threshold": torch.tensor(of["threshold"])}
-        | {"agents": end["agents"], **end["model"]}
+        | {"agents": end["beside"]["rows"], **end["model"]}
         for of, end in zip(of_stage, ends, strict=True)
     ]
     assert_within(*followed, dict.fromkeys(followed[0], 1e-9))

@@ -198,6 +198,22 @@ def test_raw_features_are_for_training_alone(training):
         assert torch.equal(features, unit)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("neck", [True, False])
+def test_maps_pooled_features_and_unit_features_follow_from_each_other(training, neck):
+    model = build("resnet10", norm=NORM, seed=3, neck=neck).train(training)
+    images = random_images()
+    with torch.no_grad():
+        maps, pooled, unit = model.maps(images), model.pooled(images), model(images)
+    assert maps.dim() == 4
+    assert maps.shape[:2] == (len(images), model.num_features)
+    assert bool((maps >= 0).all())
+    with torch.no_grad():
+        assert torch.equal(model.neck(model.pool(maps)), pooled)
+    assert torch.equal(nn.functional.normalize(pooled), unit)
+    assert bool((pooled.norm(dim=1) > 1.5).all())
+
+
 def test_without_a_neck_the_features_are_the_pooled_map():
     model = build("resnet10", norm=NORM, seed=3, neck=False).train()
     model.unit_features = False

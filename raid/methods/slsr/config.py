@@ -303,9 +303,8 @@ class SlsrConfig(Schema):
     @property
     def as_baseline(self) -> "SlsrConfig":
         """The same with stage 1's network for the network: what `baseline.pt` is a model of."""
-        return replace(
-            self, model=self.baseline_model, baseline=replace(self.baseline, backbone=None, weights=None)
-        )
+        own = replace(self.baseline, backbone=None, weights=None)
+        return replace(self, model=self.baseline_model, baseline=own)
 
     def training_augmentation(self, stage: Supervised) -> Augmentation:
         """Return what is done to the training images of a stage."""
@@ -318,11 +317,8 @@ class SlsrConfig(Schema):
                 "finetuning.epochs",
                 "is 0, and baseline.checkpoint leaves stage 1 out: nothing is trained",
             )
-        model, from_baseline = (
-            self.baseline_model,
-            self.finetuning.epochs and self.finetuning.start == "baseline",
-        )
-        if from_baseline and model.backbone != self.model.backbone:
+        model, finetuning = self.baseline_model, self.finetuning
+        if finetuning.epochs and finetuning.start == "baseline" and model.backbone != self.model.backbone:
             yield "finetuning.start", f"baseline is a {model.backbone}, the network {self.model.backbone}"
         if self.baseline.weights is not None and self.baseline.backbone is None:
             yield "baseline.weights", "goes with baseline.backbone; without, model.weights is meant"

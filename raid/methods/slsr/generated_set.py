@@ -98,9 +98,7 @@ def _first_of_each(folder: Path, clustered: Clustered, made_from: Ints, config: 
             f"{' + '.join(map(str, counts))} of the clusters, and {folder} has {' + '.join(map(str, there))}"
         )
     starts = np.cumsum(there) - there
-    return np.concatenate(
-        [np.arange(start, start + count) for start, count in zip(starts, counts, strict=True)]
-    )
+    return np.concatenate([start + np.arange(count) for start, count in zip(starts, counts, strict=True)])
 
 
 def _linked(source: str, target: str) -> str:

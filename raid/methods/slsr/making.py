@@ -14,7 +14,7 @@ from raid.methods.encoder import EncoderSettings, build_model
 from raid.methods.pool_extraction import extract_on_pool
 from raid.methods.slsr.clusters import Clustered, cluster_images
 from raid.methods.slsr.config import SlsrConfig
-from raid.methods.slsr.gan_training import GanJob
+from raid.methods.slsr.gan_job import GanJob
 from raid.methods.slsr.gans import epoch_records, train_gans
 from raid.methods.slsr.generation import generate_images
 from raid.methods.slsr.inputs import SlsrInputs

@@ -43,7 +43,7 @@ from raid.methods.slsr.job import SlsrJob, SlsrWorker
 from raid.methods.slsr.making import make_images
 from raid.methods.slsr.targets import of_real, with_generated
 from raid.methods.slsr.weights import Weights, as_content, read_baseline, starting_weights
-from raid.methods.stage import Figures, Progress, Worker, restore, train_stage
+from raid.methods.stage import Progress, Worker, restore, train_stage
 from raid.run_folder import RunFolder
 from raid.spans import Spans
 
@@ -70,10 +70,9 @@ def run(
         inputs = open_slsr_inputs(config)
         check(config, inputs)
         weights = _starting_weights(config, inputs)
-        if config.uses_images and config.generated.folder is not None:
-            open_generated_set(
-                config.generated.folder.expanduser(), config, inputs
-            )  # all mistakes before any work
+        other = config.generated.folder
+        if config.uses_images and other is not None:  # its mistakes, before any work
+            open_generated_set(other.expanduser(), config, inputs)
         backend.prepare(config.run.folder)
     folder, config = opened(
         config, _fingerprint(config, inputs), method="slsr", facts=inputs.facts, resume=resume, fresh=fresh
@@ -198,7 +197,7 @@ def _have_baseline(
         content = as_content(weights["learned"], config.as_baseline, inputs.inputs.train.fingerprint())
         checkpoint.write_tensors(folder.baseline, content)
     else:
-        job = SlsrJob(config, inputs, weights["baseline"], None, folder, _times(spans), time.time())
+        job = SlsrJob(config, inputs, weights["baseline"], None, folder, spans.take(), time.time())
         backend.run_workers(train_baseline, job)
 
 
@@ -217,9 +216,5 @@ def _finetune(
     generated: GeneratedSet | None = None
     if config.uses_images:
         generated = open_generated_set(folder.path, config, inputs)
-    job = SlsrJob(config, inputs, start, generated, folder, _times(spans), time.time())
+    job = SlsrJob(config, inputs, start, generated, folder, spans.take(), time.time())
     backend.run_workers(finetune, job)
-
-
-def _times(spans: Spans) -> Figures:
-    return spans.take()

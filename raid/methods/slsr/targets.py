@@ -1,4 +1,4 @@
-"""What the images of a training are labelled with: identities, or distributions over them (SLSR eq. 6 to 13)."""
+"""What images are labelled with: identities, or distributions over them (SLSR eq. 6 to 13)."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class Targets:
     @property
     def num_outputs(self) -> int:
         """O."""
-        return self.table.shape[1]
+        return int(self.table.shape[1])
 
 
 def of_real(labels: Ints, num_identities: int, epsilon: float, *, num_outputs: int | None = None) -> Targets:

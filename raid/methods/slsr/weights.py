@@ -56,7 +56,7 @@ def put_into(head: Head, weights: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in head.state_dict().items():
             known = weights[name]
-            value[tuple(slice(0, size) for size in known.shape)] = known.to(value.dtype)
+            value[tuple(slice(0, size) for size in known.shape)] = known.to(value)
 
 
 def starting_weights(settings: EncoderSettings) -> Weights:
@@ -122,11 +122,12 @@ def _check_fit(path: Path, weights: Weights, config: SlsrConfig) -> None:
     settings = config.as_baseline.encoder()
     network = encoder.build_model(settings, Group.solo())
     assert weights.head is not None
-    num_outputs = len(weights.head["classifier.weight"])
-    head = build_head(config.model, network.num_features, num_outputs, config.seed)
     try:
         network.load_state_dict(weights.model)
-        head.load_state_dict(weights.head)
+        if config.finetuning.start == "baseline":
+            num_outputs = len(weights.head["classifier.weight"])
+            head = build_head(config.model, network.num_features, num_outputs, config.seed)
+            head.load_state_dict(weights.head)
     except (RuntimeError, TypeError) as error:  # other shapes or names
         reason = " ".join(str(error).split())
         raise InputError(

@@ -1,0 +1,30 @@
+"""Pictures side by side in a PNG file."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from raid.files import atomic_path
+
+_COLUMNS = 8
+_GAP = 2  # white pixels between two pictures
+
+
+def grid(images: NDArray[np.uint8], columns: int = _COLUMNS) -> NDArray[np.uint8]:
+    """Lay `images` (N, 3, h, w), at least one, out in rows of `columns`: (H, W, 3) uint8, white between."""
+    count, _, height, width = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), 255, dtype=np.uint8)
+    for number, image in enumerate(images):
+        top, left = number // columns * (height + _GAP), number % columns * (width + _GAP)
+        sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    return sheet
+
+
+def write_grid(path: Path, images: NDArray[np.uint8]) -> None:
+    """Write `images` (N, 3, h, w) to a PNG file: as a whole, or not at all."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(grid(images)).save(temporary, "PNG")
