@@ -142,8 +142,8 @@ def test_extraction_on_the_pool_is_the_same_bytes_as_by_the_workers(pool, root):
         assert len(found) == len(images) > settings.numerics.extract_batch
 
 
-# A trainer starts in seconds to tens of seconds: four runs, of which SLSR's has two stages, and one that fails
-# are all that start one.
+# A trainer starts in seconds to tens of seconds: four runs, of which SLSR's has two stages, and one that
+# fails are all that start one.
 RUNS = {1: {"extract__on": "pool"}, 2: {}}
 
 

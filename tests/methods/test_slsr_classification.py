@@ -15,7 +15,7 @@ from raid.distributed.fanout import InProcess
 from raid.distributed.group import Group
 from raid.methods.networks import Networks
 from raid.methods.slsr.classification import ClassificationStage, Classified
-from raid.methods.slsr.config import SlsrConfig
+from raid.methods.slsr.config import SlsrConfig, SlsrModel
 from raid.methods.slsr.inputs import open_slsr_inputs
 from raid.methods.slsr.job import SlsrJob
 from raid.methods.slsr.targets import Targets, with_generated
@@ -205,7 +205,9 @@ def test_the_figures_of_an_epoch_are_over_its_images(sets):
 
 def test_a_larger_head_takes_over_what_a_smaller_one_has_learned():
     for noise_layer in ("bottleneck", "transition", "none"):
-        model = tiny.load(tiny.SlsrConfig, overrides={"data.root": "x", "model.noise_layer": noise_layer}).model
+        model = tiny.load(
+            tiny.SlsrConfig, overrides={"data.root": "x", "model.noise_layer": noise_layer}
+        ).model
         small, large = (build_head(model, 6, outputs, seed) for outputs, seed in ((4, 1), (5, 2)))
         drawn = clone(large.state_dict())
         put_into(large, small.state_dict())
