@@ -133,7 +133,7 @@ def head_bytes(config: SlsrConfig, stage: Supervised, dimensions: int, outputs: 
     # Weights, gradients, momentum, and the gradients again as they are made.
     numbers = 4.0 * parameters + stage.batch_size * (8 * outputs + 8 * width + 2 * dimensions)
     if model.noise_layer == "transition":
-        numbers += 7.0 * outputs**2  # with the matrix that its softmax is, kept, and its gradient
+        numbers += 5.0 * outputs**2  # with the softmax that its rows are, as measured
     return config.encoder().dtype.itemsize * numbers
 
 

@@ -41,6 +41,7 @@ _ROWS = 1000  # that are clustered
 _COLUMNS = 2048  # of them: beyond, times are in proportion
 _MOMENT_COLUMNS = 512  # of covariances, whose times go with their square and their cube
 _COMPARED = 128  # images that are compared pixel by pixel
+_GRADIENTS = 1.25  # what a backward pass holds beside what was kept for it, as measured
 _GAN_SECONDS = 0.7  # a step is tried on more images as long as it takes less
 
 Rows = NDArray[np.float32]
@@ -299,16 +300,16 @@ def _values(networks: Dcgan) -> Iterator[Tensor]:
 
 
 def _activations(networks: Dcgan, gan: Gan) -> float:
-    """Return the bytes of an image that a step keeps at its fullest, for the backward pass.
+    """Return the bytes of an image that a step holds at its fullest.
 
-    The discriminator looks at a real and a generated image at once, or at one that the generator makes. They
-    are counted, not measured: the process may have had a higher peak before.
+    The discriminator looks at a real and a generated image at once, or at one that the generator makes. What
+    these keep for the backward pass is counted, not measured: the process may have had a higher peak before.
     """
     pictures = torch.zeros(2, 3, gan.height, gan.width, device=networks.device)
     noise = _noise(gan, 2).to(networks.device)
     judged = _kept_bytes(networks.discriminator.train(), pictures)
     made = _kept_bytes(networks.generator.train(), noise)
-    return max(2 * judged, judged + made) / 2
+    return _GRADIENTS * max(2 * judged, judged + made) / 2
 
 
 def _kept_bytes(network: nn.Module, inputs: Tensor) -> float:
