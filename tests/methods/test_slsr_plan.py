@@ -219,8 +219,8 @@ def test_disk_holds_images_and_gans_at_their_fullest():
 
 
 def test_prediction_of_memory_is_what_is_taken():
-    images, dimensions, of_plane, people = 4000, 1200, 1500, 1500
-    overrides = ["gan.channels=16", "gan.batch_size=32", "clusters.restarts=4"]
+    images, dimensions, of_plane, people = 2500, 1200, 1000, 1500
+    overrides = ["gan.channels=16", "gan.batch_size=32", "gan.height=64", "clusters.restarts=4"]
     overrides.append("model.noise_layer=transition")
     script = Path(__file__).with_name("slsr_peak.py")
     folders = os.pathsep.join([str(script.parents[2]), os.environ.get("PYTHONPATH", "")])
