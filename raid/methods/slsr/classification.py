@@ -166,9 +166,9 @@ def _networks(
     encoder = Encoder(settings, weights.model, worker.group, worker.device)
     encoder.model.unit_features = False
     head = build_head(model, encoder.model.num_features, targets.num_outputs, config.seed)
+    head = head.to(device=worker.device, dtype=settings.dtype)  # before, or what is put in loses digits
     if weights.head is not None:
         put_into(head, weights.head)
-    head = head.to(device=worker.device, dtype=settings.dtype)
     groups: list[dict[str, Any]] = [
         {"params": encoder.parameters},
         {"params": list(head.parameters()), "factor": chosen.head_learning_rate / chosen.learning_rate},
