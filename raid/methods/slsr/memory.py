@@ -12,6 +12,7 @@ from raid.methods.encoder import EncoderSettings
 from raid.methods.fitting import changes_that_fit, enough_workers
 from raid.methods.slsr.config import SlsrConfig, Supervised
 
+_FOLLOWED = 12  # directions of the plane's search
 _DISTANCE_ROWS = 512  # of a block of `raid.ops.silhouettes`
 _SLICE = 1024  # dimensions of `raid.ops.products`
 _KMEANS_ROWS = 1024  # of a block of `raid.ops.kmeans`, its first directions and its sample for these
@@ -58,7 +59,7 @@ def clustering_bytes(config: SlsrConfig, num_images: int) -> float:
     beside = (
         kmeans_bytes(config, num_images, dimensions),
         silhouette_bytes(config, num_images, dimensions),
-        plane_bytes(dimensions),
+        plane_bytes(num_images, dimensions),
     )
     return 4.0 * num_images * dimensions + max(beside)
 
@@ -84,9 +85,9 @@ def silhouette_bytes(config: SlsrConfig, num_images: int, dimensions: int) -> fl
     return copies + 8.0 * num_images * clusters + distances
 
 
-def plane_bytes(dimensions: int) -> float:
+def plane_bytes(num_images: int, dimensions: int) -> float:
     """Return what `raid.ops.silhouettes.principal_plane` holds beside the features."""
-    return 24.0 * dimensions**2
+    return 8.0 * (min(num_images, _DISTANCE_ROWS) + 8 * _FOLLOWED) * dimensions
 
 
 def gan_image_bytes(config: SlsrConfig, num_images: float) -> float:

@@ -39,7 +39,7 @@ _GPU_BATCH = 64
 _MOST_PEOPLE = 8192  # of the probe: beyond, times are in proportion
 _ROWS = 1000  # that are clustered
 _COLUMNS = 2048  # of them: beyond, times are in proportion
-_MOMENT_COLUMNS = 512  # of covariances, whose times go with their square and their cube
+_MOMENT_COLUMNS = 512  # of the covariances that are compared, whose time goes with their cube
 _COMPARED = 128  # images that are compared pixel by pixel
 _GRADIENTS = 1.25  # what a backward pass holds beside what was kept for it, as measured
 _GAN_SECONDS = 0.7  # a step is tried on more images as long as it takes less
@@ -56,8 +56,7 @@ class ClusteringSpeed:
         silhouettes: of the features' silhouettes, a number of a pair of images.
         plane_kmeans: of all the k-means in the plane of two principal components, an image.
         plane_silhouettes: of the silhouettes there, a pair of images.
-        covariance: of the plane itself, a pair of numbers of an image.
-        directions: likewise, of dimensions to the third power.
+        plane: of the plane itself, a number of a feature.
         table: whether there is a table of silhouettes.
     """
 
@@ -65,19 +64,17 @@ class ClusteringSpeed:
     silhouettes: float
     plane_kmeans: float
     plane_silhouettes: float
-    covariance: float
-    directions: float
+    plane: float
 
     def seconds(self, num_images: int, dimensions: int) -> float:
         """Return the time of the clustering of (N, D) features."""
-        pairs, looks = float(num_images) ** 2, 2  # one for the table, one for what is used
+        pairs = float(num_images) ** 2
         return (
             self.kmeans * num_images * dimensions
-            + looks * self.silhouettes * pairs * dimensions
+            + self.silhouettes * pairs * dimensions
             + self.plane_kmeans * num_images
             + self.plane_silhouettes * pairs
-            + looks * self.covariance * num_images * float(dimensions) ** 2
-            + looks * self.directions * float(dimensions) ** 3
+            + self.plane * num_images * dimensions
         )
 
 
@@ -240,16 +237,13 @@ def probe_clustering(chosen: ImageClusters, seed: int) -> ClusteringSpeed:
     _, silhouette = timed_again(lambda: silhouettes(features, labels), cpu)
     _, plane_kmeans = timed_again(lambda: clustered(plane, numbers), cpu)
     _, in_plane = timed_again(lambda: silhouettes(plane, labels), cpu)
-    narrow = np.ascontiguousarray(features[:, :_MOMENT_COLUMNS])
-    _, covariance = timed_again(lambda: moments(narrow), cpu)
-    _, whole = timed_again(lambda: principal_plane(narrow), cpu)
+    _, of_plane = timed_again(lambda: principal_plane(features), cpu)
     return ClusteringSpeed(
         kmeans=all_kmeans / (_ROWS * _COLUMNS),
         silhouettes=silhouette / (_ROWS**2 * _COLUMNS),
         plane_kmeans=plane_kmeans / _ROWS,
         plane_silhouettes=in_plane / _ROWS**2,
-        covariance=covariance / (_ROWS * _MOMENT_COLUMNS**2),
-        directions=max(0.0, whole - covariance) / _MOMENT_COLUMNS**3,
+        plane=of_plane / (_ROWS * _COLUMNS),
     )
 
 
