@@ -1,7 +1,7 @@
-"""How the clusters (ICSR) or the mined pairs (MAR) of an epoch are doing, and alarms when they collapse."""
+"""How an epoch's clusters (ICSR), mined pairs (MAR) or GANs (SLSR) are doing, and alarms of collapse."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -91,9 +91,7 @@ def mining_alarms(figures: Mapping[str, Any]) -> Iterator[str]:
     Args:
         figures: of the epoch; those that it has not (`mining/...` where nothing was mined) say nothing.
     """
-    for key in ("pretraining/loss", "train/loss"):
-        if key in figures and not math.isfinite(figures[key]):
-            yield f"the mean loss ({key}) is {figures[key]}: the training diverged"
+    yield from _diverged(figures, ("pretraining/loss", "train/loss"))
     if figures.get("mining/positives") == 0:
         yield "no pair was mined as positive: nothing pulls images of one person together"
     if figures.get("mining/negatives") == 0:
@@ -121,6 +119,25 @@ def mining_remarks(figures: Mapping[str, Any]) -> Iterator[str]:
             f"of the hard negatives {negative:.1%} are two persons, of all similar pairs {1 - base:.1%}: "
             "the guide finds no negatives"
         )
+
+
+def slsr_alarms(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each sign that an epoch of one of SLSR's trainings has gone wrong.
+
+    That a GAN's samples have become alike is known when it has ended, and its result says it.
+
+    Args:
+        figures: of the epoch, whichever stage it is of.
+    """
+    gans = [key for key in figures if key.startswith("gan/") and not key.endswith("/variance_ratio")]
+    yield from _diverged(figures, ("baseline/loss", "train/loss", *gans))
+
+
+def _diverged(figures: Mapping[str, Any], keys: Iterable[str]) -> Iterator[str]:
+    for key in keys:
+        value = figures.get(key)
+        if isinstance(value, (int, float)) and not math.isfinite(value):
+            yield f"the mean loss ({key}) is {value}: the training diverged"
 
 
 def _scores(name: str, truth: Ints, labels: Ints, noise: str = "drop") -> dict[str, float]:

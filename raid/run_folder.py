@@ -204,6 +204,10 @@ class RunFolder:
         """Return what the epochs that mined pairs recorded of them, in order (MAR)."""
         return _read_lines(self._file("mining.jsonl"))
 
+    def gan_epochs(self, name: str) -> list[dict[str, Any]]:
+        """Return what the epochs of the GAN in folder `name` of `gans` recorded, in order (SLSR)."""
+        return _read_lines(self.gans / name / "epochs.jsonl")
+
     def record_epoch(
         self, figures: Mapping[str, Any], losses: Iterable[float], mining: Mapping[str, Any] | None = None
     ) -> None:

@@ -25,12 +25,20 @@ SMALL_MAR = (
     "pretraining.ghost_size=4 training.epochs=2 training.steps=2 training.source=8 training.target=8 "
     "run.device=cpu track.enabled=false"
 )
+SMALL_SLSR = (
+    "data.height=32 data.width=16 model.backbone=resnet10 model.weights=none model.ghost_size=4 "
+    "augment.input_size=null baseline.epochs=1 baseline.steps=2 baseline.batch_size=8 "
+    "clusters.num_clusters=2 gan.height=32 gan.width=16 gan.channels=4 gan.epochs=1 gan.steps=2 "
+    "gan.min_images=2 generated.count=16 finetuning.epochs=2 finetuning.steps=2 finetuning.batch_size=8 "
+    "run.device=cpu track.enabled=false"
+)
 # Stands for the command of the same name: training is made small and done without Ray.
 RAID = f"""#!/bin/sh
 case "$1 $2" in
   "icsr --help") exec "{sys.executable}" -m raid "$@" ;;
   "plan "*) exec "{sys.executable}" -m raid "$@" {SMALL} ;;
   "mar "*) exec "{sys.executable}" -m raid "$@" --backend local {SMALL_MAR} ;;
+  "slsr "*) exec "{sys.executable}" -m raid "$@" --backend local {SMALL_SLSR} ;;
   "icsr "*) exec "{sys.executable}" -m raid "$@" --backend local {SMALL} ;;
   *) exec "{sys.executable}" -m raid "$@" ;;
 esac
@@ -111,6 +119,24 @@ def test_a_labelled_set_of_others(folder):
         assert (folder / "runs" / name / "model.pt").exists()
 
 
+def test_generated_images(folder):
+    of_layout = (
+        "raid data prepare mine.parquet layout=folder root=photos "
+        r"'pattern=(?P<split>train|query|gallery)/(?P<identity>zebra_\d+)_(?P<camera>left|right)'"
+    )
+    (block,) = [block for block in blocks() if "raid slsr" in block]
+    out = run(block.replace("\n", f"\n{of_layout}\n", 1), folder)
+    for name, epochs in (("mine_slsr", 4), ("mine_matched", 2), ("mine_lsro", 2)):
+        assert f"last epoch  {epochs}: mAP" in out
+        assert (folder / "runs" / name / "model.pt").exists()
+    made, taken, none = (folder / "runs" / f"mine_{name}" for name in ("slsr", "lsro", "matched"))
+    for file in ("baseline.pt", "clusters.npz", "gans/cluster_00/generator.pt", "generated.json"):
+        assert (made / file).exists()
+        assert not (none / file).exists()
+    assert (taken / "generated.npy").read_bytes() == (made / "generated.npy").read_bytes()
+    assert not (taken / "baseline.pt").exists()
+
+
 def test_configuration(folder):
     (block,) = [block for block in blocks() if "raid config icsr\n" in block]
     out = run(block, folder)
@@ -130,7 +156,7 @@ def test_plan(folder):
 def test_every_block_is_run_by_a_test_or_is_a_make_target():
     text = (REPOSITORY / "README.md").read_text()
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
-    assert len(blocks()) == 5
+    assert len(blocks()) == 6
     for mark, block in re.findall(r"(<!-- .* -->)?\n```sh\n(.*?)```", text, re.DOTALL):
         if mark:
             assert (REPOSITORY / mark.split()[-2]).exists()

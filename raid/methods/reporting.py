@@ -15,6 +15,7 @@ from raid.methods.inputs import open_inputs
 from raid.methods.mar.config import MarConfig
 from raid.methods.mar.inputs import open_mar_inputs
 from raid.methods.sections import Data
+from raid.methods.slsr.config import SlsrConfig
 from raid.report import TrainingSets, write_report
 from raid.run_folder import RunFolder
 
@@ -23,7 +24,7 @@ T = TypeVar("T")
 Pictures = tuple[RetrievalSet | None, TrainingSets | None]
 
 # Sections that may be overridden, for images that have moved.
-_IMAGES = {"icsr": ("data",), "mar": ("data", "source")}
+_IMAGES = {"icsr": ("data",), "mar": ("data", "source"), "slsr": ("data",)}
 
 
 def rewrite_report(path: Path, overrides: Sequence[str] = ()) -> Path:
@@ -61,15 +62,23 @@ def _pictures(folder: RunFolder, recorded: dict[str, Any], overrides: Sequence[s
     match recorded["method"]:
         case "icsr":
             config = load(IcsrConfig, folder.config, overrides)
-            if not _shows_lists(folder):
-                return None, None
-            return _or_warned(partial(_retrieval, config.data, fingerprint)), None
+            return _lists(folder, config.data, fingerprint), None
         case "mar":
             of_mar = load(MarConfig, folder.config, overrides)
             if not (_shows_lists(folder) or folder.mining() or folder.multilabels.exists()):
                 return None, None
             return _or_warned(partial(_of_both_sets, of_mar, fingerprint)) or (None, None)
+        case "slsr":
+            of_slsr = load(SlsrConfig, folder.config, overrides)
+            return _lists(folder, of_slsr.data, fingerprint["data.root"]), None
     return None, None
+
+
+def _lists(folder: RunFolder, data: Data, fingerprint: str) -> RetrievalSet | None:
+    """Open query and gallery where the page shows ranked lists."""
+    if not _shows_lists(folder):
+        return None
+    return _or_warned(partial(_retrieval, data, fingerprint))
 
 
 def _shows_lists(folder: RunFolder) -> bool:

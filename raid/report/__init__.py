@@ -6,7 +6,17 @@ from pathlib import Path
 from raid.errors import InputError
 from raid.evaluate import RetrievalSet
 from raid.files import atomic_path
-from raid.report import clusters, mining, outcome, pairs, records, training
+from raid.report import (
+    clusters,
+    finetuning,
+    generators,
+    image_clusters,
+    mining,
+    outcome,
+    pairs,
+    records,
+    training,
+)
 from raid.report.header import header, title
 from raid.report.markup import Html, element
 from raid.report.pictures import TrainingSets
@@ -43,6 +53,16 @@ _MAR: tuple[_Section, ...] = (
     ("pairs", "Mined pairs", pairs.pairs),
     *_OUTCOME,
 )
+_SLSR: tuple[_Section, ...] = (
+    _ALARMS,
+    ("baseline", "Baseline", finetuning.baseline),
+    ("clusters", "Clusters", image_clusters.clusters),
+    ("generators", "Generators", generators.generators),
+    ("generated", "Generated images", generators.images),
+    ("finetuning", "Fine-tuning", finetuning.finetuning),
+    *_OUTCOME,
+)
+_SECTIONS = {"icsr": _ICSR, "mar": _MAR, "slsr": _SLSR}
 
 
 def write_report(
@@ -71,7 +91,7 @@ def write_report(
 
 
 def _page(run: Run) -> str:
-    sections = _MAR if run.method == "mar" else _ICSR
+    sections = _SECTIONS[run.method]
     head = element(
         "head",
         element("meta", charset="utf-8"),

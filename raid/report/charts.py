@@ -14,7 +14,9 @@ Point = tuple[float, float]
 Show = Callable[[float], str]
 
 WIDTH, HEIGHT = 320, 208
-_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 306, 24, 168
+LEFT, RIGHT, TOP = 42, 306, 24
+UNDER = 40  # below the x axis: ticks and label
+_BOTTOM = HEIGHT - UNDER
 _MOST_MARKS = 13
 _MOST_COLUMNS = 300  # of a long line: more than the pixels it has on a screen
 _MARKS = (
@@ -104,14 +106,14 @@ def line_chart(title: str, series: Sequence[Series], axes: Axes, *, note: str = 
     drawn = [line for line in drawn if line.points]
     if not drawn:
         return Html()
-    x_scale = linear(*_extent(x for line in drawn for x, _ in line.points), _LEFT + 6, _RIGHT - 6, whole=True)
+    x_scale = linear(*_extent(x for line in drawn for x, _ in line.points), LEFT + 6, RIGHT - 6, whole=True)
     y_scale = _y_scale([y for line in drawn for _, y in line.points], axes)
-    parts = [_frame(x_scale, y_scale, axes)]
+    parts = [frame(x_scale, y_scale, axes)]
     parts += [_line(line, x_scale, y_scale) for line in drawn]
     parts += [_hits(line, x_scale, y_scale, axes) for line in drawn if not line.background]
     words = "; ".join(_told(line, axes) for line in drawn)
     legend = [(_swatch(line), line.name, axes.show(line.points[-1][1])) for line in drawn]
-    return _figure(title, parts, f"{title}. {axes.y} against {axes.x}. {words}.", legend, note)
+    return figure(title, parts, f"{title}. {axes.y} against {axes.x}. {words}.", legend, note)
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,9 @@ def stacked_bars(
         for x, height in stack.points:
             totals[x] = totals.get(x, 0.0) + height
     low, high = _extent(totals)
-    x_scale = linear(low - width / 2, high + width / 2, _LEFT, _RIGHT, whole=width == 1)
-    y_scale = fitted(totals.values(), _BOTTOM, _TOP, zero=True)
-    parts = [_frame(x_scale, y_scale, axes)]
+    x_scale = linear(low - width / 2, high + width / 2, LEFT, RIGHT, whole=width == 1)
+    y_scale = fitted(totals.values(), _BOTTOM, TOP, zero=True)
+    parts = [frame(x_scale, y_scale, axes)]
     below = dict.fromkeys(totals, 0.0)
     for stack in stacks:
         parts.append(_bars(stack, below, x_scale, y_scale, axes, width))
@@ -164,7 +166,7 @@ def stacked_bars(
     legend = [
         (_box(stack.look), name, axes.show(total)) for stack, (name, total) in zip(stacks, sums, strict=True)
     ]
-    return _figure(title, parts, f"{title}. {axes.y} against {axes.x}. In all: {words}.", legend, note)
+    return figure(title, parts, f"{title}. {axes.y} against {axes.x}. In all: {words}.", legend, note)
 
 
 def thinned(points: Sequence[Point]) -> list[Point]:
@@ -191,27 +193,28 @@ def _extent(values: Iterable[float]) -> tuple[float, float]:
 
 def _y_scale(values: Sequence[float], axes: Axes) -> Scale:
     if axes.limits is not None:
-        return linear(*axes.limits, _BOTTOM, _TOP)
+        return linear(*axes.limits, _BOTTOM, TOP)
     if axes.logarithmic:
-        return logarithmic(values, _BOTTOM, _TOP)
-    return fitted(values, _BOTTOM, _TOP, zero=axes.zero)
+        return logarithmic(values, _BOTTOM, TOP)
+    return fitted(values, _BOTTOM, TOP, zero=axes.zero)
 
 
-def _frame(x_scale: Scale, y_scale: Scale, axes: Axes) -> Html:
-    """Return grid, ticks and labels."""
+def frame(x_scale: Scale, y_scale: Scale, axes: Axes, *, height: int = HEIGHT) -> Html:
+    """Return grid, ticks and labels of a chart `height` high, whose y scale ends UNDER above its foot."""
+    bottom = height - UNDER
     parts = [
         element("text", axes.y, x=2, y=11, class_="label"),
-        element("text", axes.x, x=(_LEFT + _RIGHT) / 2, y=HEIGHT - 6, class_="label middle"),
-        element("path", d=f"M{_LEFT} {_BOTTOM}H{_RIGHT}", class_="axis"),
+        element("text", axes.x, x=(LEFT + RIGHT) / 2, y=height - 6, class_="label middle"),
+        element("path", d=f"M{LEFT} {bottom}H{RIGHT}", class_="axis"),
     ]
     for tick in y_scale.ticks:
         y = y_scale(tick)
-        parts.append(element("path", d=f"M{_LEFT} {y:.1f}H{_RIGHT}", class_="rule"))
-        parts.append(element("text", axes.ticks(tick), x=_LEFT - 5, y=y + 3.5, class_="tick end"))
+        parts.append(element("path", d=f"M{LEFT} {y:.1f}H{RIGHT}", class_="rule"))
+        parts.append(element("text", axes.ticks(tick), x=LEFT - 5, y=y + 3.5, class_="tick end"))
     for tick in x_scale.ticks:
         x = x_scale(tick)
-        parts.append(element("path", d=f"M{x:.1f} {_BOTTOM}v4", class_="axis"))
-        parts.append(element("text", number(tick), x=x, y=_BOTTOM + 16.0, class_="tick middle"))
+        parts.append(element("path", d=f"M{x:.1f} {bottom}v4", class_="axis"))
+        parts.append(element("text", number(tick), x=x, y=bottom + 16.0, class_="tick middle"))
     return join(parts)
 
 
@@ -223,14 +226,15 @@ def _line(line: Series, x_scale: Scale, y_scale: Scale) -> Html:
     if line.marked:
         every = math.ceil(len(places) / _MOST_MARKS)
         # Counted from the end: the last value is the result.
-        parts += [_mark(line, x, y) for x, y in places[::-1][::every]]
+        parts += [mark(line.look, x, y, hollow=line.dashed) for x, y in places[::-1][::every]]
     return join(parts)
 
 
-def _mark(line: Series, x: float, y: float) -> Html:
-    style = f"mark c{line.look}" + (" hollow" if line.dashed else "")
+def mark(look: int, x: float, y: float, *, hollow: bool = False) -> Html:
+    """Return the marker of a look around a place."""
+    style = f"mark c{look}" + (" hollow" if hollow else "")
     return element(
-        "path", d=_MARKS[line.look % len(_MARKS)], class_=style, transform=f"translate({x:.1f} {y:.1f})"
+        "path", d=_MARKS[look % len(_MARKS)], class_=style, transform=f"translate({x:.1f} {y:.1f})"
     )
 
 
@@ -266,9 +270,9 @@ def _bars(
 
 def _rule(name: str, x: float) -> Html:
     """Return a line across the bars, with an edge that parts it from them, and its name above."""
-    path = f"M{x:.1f} {_TOP}V{_BOTTOM}"
-    side = " end" if x > _RIGHT - 30 else " middle" if x > _LEFT + 30 else ""
-    label = element("text", name, x=x, y=_TOP - 5, class_=f"label{side}")
+    path = f"M{x:.1f} {TOP}V{_BOTTOM}"
+    side = " end" if x > RIGHT - 30 else " middle" if x > LEFT + 30 else ""
+    label = element("text", name, x=x, y=TOP - 5, class_=f"label{side}")
     return join([element("path", d=path, class_="edge"), element("path", d=path, class_="cut"), label])
 
 
@@ -288,7 +292,7 @@ def _swatch(line: Series) -> Html:
     style = f"line c{line.look}" + (" dashed" if line.dashed else "") + (" thin" if line.background else "")
     parts = [element("path", d="M1 6H27", class_=style)]
     if line.marked:
-        parts.append(_mark(line, 14, 6))
+        parts.append(mark(line.look, 14, 6, hollow=line.dashed))
     return element("svg", *parts, viewBox="0 0 28 12", class_="swatch", aria_hidden="true")
 
 
@@ -297,16 +301,23 @@ def _box(look: int) -> Html:
     return element("svg", box, viewBox="0 0 28 12", class_="swatch", aria_hidden="true")
 
 
-def _figure(
-    title: str, parts: Sequence[Html], words: str, legend: Sequence[tuple[Html, str, str]], note: str = ""
+def figure(
+    title: str,
+    parts: Sequence[Html],
+    words: str,
+    legend: Sequence[tuple[Html, str, str]],
+    note: str = "",
+    *,
+    height: int = HEIGHT,
 ) -> Html:
+    """Return a chart with its title, its legend (swatch, name, value) and a note, and words for it."""
     entries = [
         element("li", swatch, element("span", name), element("b", last)) for swatch, name, last in legend
     ]
     return element(
         "figure",
         element("figcaption", title),
-        element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=words, class_="chart"),
+        element("svg", *parts, viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=words, class_="chart"),
         element("ul", *entries, class_="legend"),
         element("p", note, class_="muted") if note else "",
     )

@@ -6,9 +6,15 @@ from typing import Any
 from raid.report.charts import percent
 from raid.report.markup import Html, element, join
 from raid.report.panels import seconds_text
-from raid.report.run import Epoch, Run
+from raid.report.reading import Epoch
+from raid.report.run import Run
 
 _FIGURES = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "mINP": "mINP"}
+# What the first stage is called, and what is said of a run that has no more yet.
+_FIRST_STAGES = {
+    "mar": ("Source only", "This is the source alone: no image of the target has been trained on."),
+    "slsr": ("Baseline", "This is stage 1, the baseline: no generated image has been trained on."),
+}
 _SOURCE = "source_"  # before the name of a fact of the labelled set
 # Auxiliary sets that include images meant for testing.
 _WITH_TEST = {name: f"{name} (with its test identities)" for name in ("all", "msmt17_all")}
@@ -27,11 +33,14 @@ def header(run: Run) -> Html:
 
 def title(run: Run) -> str:
     """Return what was run, by the name that the paper's ablation gives it, and its folder."""
-    return f"{_mar(run.config) if run.method == 'mar' else _icsr(run)}: {run.name}"
-
-
-def _icsr(run: Run) -> str:
-    return "ICSR" if run.refined else "Baseline"
+    match run.method:
+        case "mar":
+            named = _mar(run.config)
+        case "slsr":
+            named = _slsr(run.config)
+        case _:
+            named = "ICSR" if run.refined else "Baseline"
+    return f"{named}: {run.name}"
 
 
 def _mar(config: Mapping[str, Any]) -> str:
@@ -46,21 +55,40 @@ def _mar(config: Mapping[str, Any]) -> str:
     return f"{named}, agents permuted (control)" if config.get("multilabel.control") == "permuted" else named
 
 
+def _slsr(config: Mapping[str, Any]) -> str:
+    if config.get("finetuning.epochs") == 0:
+        return "Baseline"
+    label = str(config.get("generated.label"))
+    if label == "none":
+        return "LSR" if config.get("finetuning.label_smoothing") else "Matched baseline"
+    named = {"uniform": "LSRO", "all_in_one": "All in one"}.get(label, "SLSR")
+    return f"{named}, clusters permuted (control)" if config.get("generated.control") == "permuted" else named
+
+
 def _facts(run: Run) -> dict[str, Any]:
     spent = sum(seconds for points in run.times.values() for _, seconds in points)
-    sets = _icsr_sets(run) if run.method == "icsr" else _mar_sets(run)
+    sets = _mar_sets(run) if run.method == "mar" else _one_set(run)
     return {
         "seed": run.config.get("seed"),
         "preset": run.config.get("preset"),
         **sets,
         "network": run.config.get("model.backbone"),
+        "generated": _generated(run),
         "epochs": _epochs(run),
         "time": seconds_text(spent) if spent else None,
         "last epoch recorded": run.written.strftime("%Y-%m-%d %H:%M UTC"),
     }
 
 
-def _icsr_sets(run: Run) -> dict[str, Any]:
+def _generated(run: Run) -> str | None:
+    """Return how many images SLSR has generated of how many clusters."""
+    if not run.slsr.generated:
+        return None
+    counts = [count for count in run.slsr.generated["counts"] if count]
+    return f"{sum(counts)} images of {len(counts)} clusters"
+
+
+def _one_set(run: Run) -> dict[str, Any]:
     return {"data": run.config.get("data.root"), "set": ", ".join(_set(run.set)) or None}
 
 
@@ -89,13 +117,30 @@ def _set(facts: Mapping[str, str]) -> Iterator[str]:
 def _epochs(run: Run) -> str:
     done = str(len(run.epochs))
     if not run.finished:
-        done += f" of {run.config.get('inter.epochs') if run.method == 'icsr' else _planned(run.config)}"
-    return f"{done}, {len(run.pretrained)} of them pretraining" if run.pretrained else done
+        planned = {"icsr": _icsr_planned, "mar": _mar_planned, "slsr": _slsr_planned}[run.method]
+        done += f" of {planned(run.config)}"
+    gans = sum(any(key.startswith("gan/") for key in epoch) for epoch in run.epochs)
+    stages = {"pretraining": len(run.pretrained), "baseline": len(run.baseline), "GANs": gans}
+    parts = [f"{count} of them {name}" for name, count in stages.items() if count]
+    return ", ".join([done, *parts])
 
 
-def _planned(config: Mapping[str, Any]) -> int:
+def _icsr_planned(config: Mapping[str, Any]) -> int:
+    return int(config.get("inter.epochs", 0))
+
+
+def _mar_planned(config: Mapping[str, Any]) -> int:
     pretraining = 0 if config.get("pretraining.checkpoint") else config.get("pretraining.epochs", 0)
     return int(pretraining + config.get("training.epochs", 0))
+
+
+def _slsr_planned(config: Mapping[str, Any]) -> int:
+    """Return the epochs of all three trainings: those of a parent GAN come before its clusters' ones."""
+    baseline = 0 if config.get("baseline.checkpoint") else config.get("baseline.epochs", 0)
+    finetuning = config.get("finetuning.epochs", 0)
+    made = finetuning and config.get("generated.label") != "none" and not config.get("generated.folder")
+    gans = config.get("gan.epochs", 0) * (1 + (config.get("gan.parent") == "all_images"))
+    return int(baseline + finetuning + (gans if made else 0))
 
 
 def _unfinished(run: Run) -> Html:
@@ -122,26 +167,27 @@ def _result(run: Run) -> Html:
         [
             element("p", element("b", f"{of}, {last['epoch'] + 1}"), class_="result"),
             element("ul", *cards, class_="cards"),
-            _source_only(run, last),
+            _first_stage(run, last),
             element("p", _best(best, last), class_="muted"),
         ]
     )
 
 
-def _source_only(run: Run, last: Epoch) -> Html:
-    """Return what the pretraining alone comes to, which MAR has to beat."""
-    found = [epoch for epoch in run.pretrained if "eval/mAP" in epoch]
+def _first_stage(run: Run, last: Epoch) -> Html:
+    """Return what the first stage alone comes to, which the method has to beat."""
+    name, alone = _FIRST_STAGES.get(run.method, ("", ""))
+    found = [epoch for epoch in run.pretrained + run.baseline if "eval/mAP" in epoch]
     if not found:
         return Html()
     before = found[-1]
     if before is last:
-        return element("p", "This is the source alone: no image of the target has been trained on.")
+        return element("p", alone)
     shown = ", ".join(
         f"{name} {percent(before[key])} ({100 * (last[key] - before[key]):+.1f})"
         for key, name in ((f"eval/{key}", name) for key, name in _FIGURES.items())
         if key in before and key in last
     )
-    return element("p", f"Source only, epoch {before['epoch'] + 1} (and the points gained since): {shown}.")
+    return element("p", f"{name}, epoch {before['epoch'] + 1} (and the points gained since): {shown}.")
 
 
 def _best(best: Epoch, last: Epoch) -> str:

@@ -17,7 +17,8 @@ from raid.report.charts import (
 )
 from raid.report.markup import Html
 from raid.report.panels import folded, grid, note
-from raid.report.run import Epoch, Run
+from raid.report.reading import Epoch
+from raid.report.run import Run
 from raid.report.training import diverged, fit_panels, loss_chart
 
 _LOSSES = {
@@ -153,7 +154,7 @@ def _threshold(run: Run) -> Html:
 
 def _histograms(run: Run) -> Iterator[Html]:
     """Yield what the guide says of the similar pairs, by truth, in the first and the last mining epoch."""
-    for line in [run.mining[0], run.mining[-1]] if len(run.mining) > 1 else run.mining:
+    for line in [run.mar.mining[0], run.mar.mining[-1]] if len(run.mar.mining) > 1 else run.mar.mining:
         thresholds = [
             epoch.get("mining/threshold") for epoch in run.epochs if epoch["epoch"] == line["epoch"]
         ]

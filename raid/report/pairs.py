@@ -6,12 +6,13 @@ from raid.report.charts import percent
 from raid.report.markup import Html, element
 from raid.report.panels import note
 from raid.report.pictures import GONE, Side, picture, strip
-from raid.report.run import Epoch, Run
+from raid.report.reading import Epoch
+from raid.report.run import Run
 
 
 def agents(run: Run) -> Iterator[Html]:
     """Yield sample images with their nearest reference agents, the paper's figure 1."""
-    if not run.multilabels:
+    if not run.mar.multilabels:
         yield note("Not recorded: it is at the end of MAR's training.")
         return
     yield note(
@@ -19,20 +20,20 @@ def agents(run: Run) -> Iterator[Html]:
         "like, each by one of its images. The longer the bar, the higher the label likelihood; the longest "
         "is the row's highest."
     )
-    if run.training is None:
+    if run.mar.training is None:
         yield note(GONE)
-    for sample in range(len(run.multilabels["target_rows"])):
+    for sample in range(len(run.mar.multilabels["target_rows"])):
         yield _multilabel(run, sample)
 
 
 def _multilabel(run: Run, sample: int) -> Html:
     """Return a target image and its agents by falling likelihood."""
-    found = run.multilabels
+    found = run.mar.multilabels
     target, values = int(found["target_rows"][sample]), found["values"][sample].tolist()
-    shown = picture(target, "target image", run.target)
+    shown = picture(target, "target image", run.mar.target)
     items = [element("li", element("small", "target"), shown, class_="query")]
     items += [
-        _agent(int(agent), int(row), value, value / max([*values, 1e-12]), run.source)
+        _agent(int(agent), int(row), value, value / max([*values, 1e-12]), run.mar.source)
         for agent, row, value in zip(
             found["agents"][sample], found["source_rows"][sample], values, strict=True
         )
@@ -49,7 +50,7 @@ def _agent(agent: int, row: int, value: float, share: float, source: Side | None
 
 def pairs(run: Run) -> Iterator[Html]:
     """Yield pairs that were mined as positive and as hard negative, the paper's figure 3."""
-    shown = [line for line in run.mining if line["positives"] or line["negatives"]]
+    shown = [line for line in run.mar.mining if line["positives"] or line["negatives"]]
     if not shown:
         yield note("No pair has been recorded.")
         return
@@ -59,7 +60,7 @@ def pairs(run: Run) -> Iterator[Html]:
         "✓ and a solid frame: the pair is what it was mined as; ✗ and a dashed frame: it is not; neither: "
         "nobody knows."
     )
-    if run.training is None:
+    if run.mar.training is None:
         yield note(GONE)
     for kind, title, what in (
         ("positives", "Mined as positive", True),
@@ -78,7 +79,7 @@ def _pair(pair: Epoch, positive: bool, run: Run) -> Html:
         right = pair["same"] == positive
         verdict, sign = ("right", "✓ ") if right else ("wrong", "✗ ")
     people = {True: "one person", False: "two persons", None: "people not known"}[pair["same"]]
-    pictures = [picture(row, f"{people}, {verdict or 'mined'}", run.target) for row in pair["rows"]]
+    pictures = [picture(row, f"{people}, {verdict or 'mined'}", run.mar.target) for row in pair["rows"]]
     # Where the features are the guide, the score that parts the pairs is the similarity again.
     names = ("similarity", "agreement") if run.guide == "agreement" else ("similarity",)
     told = [element("small", f"{name} {pair[name]:.2f}") for name in names]

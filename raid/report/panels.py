@@ -40,3 +40,26 @@ def seconds_text(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "") -> Html:
+    """Return a table in a box that scrolls where it is wider than the page.
+
+    Args:
+        caption: above it.
+        head: name of every column.
+        rows: cells of every row, its name first.
+        note: under the table.
+    """
+    lines = [
+        element("tr", element("th", name, scope="row"), *(element("td", cell) for cell in cells))
+        for name, *cells in rows
+    ]
+    shown = element(
+        "table",
+        element("caption", caption),
+        element("thead", element("tr", *(element("th", name, scope="col") for name in head))),
+        element("tbody", *lines),
+    )
+    scroll = element("div", shown, class_="scroll", tabindex=0, role="group", aria_label=caption)
+    return element("figure", scroll, element("p", note, class_="muted") if note else "")

@@ -1,9 +1,10 @@
-"""Images of a set in the page, and the labelled and unlabelled sets that they are of."""
+"""Images of a set or of the run folder in the page, and the sets that they are of."""
 
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,7 @@ from raid.errors import InputError
 from raid.report.markup import Html, element
 
 _HEIGHT, _WIDTH = 160, 80  # a picture in the page has no more pixels than it needs for one of the two
+_SMALL_FILE = 40_000  # bytes; a PNG of no more is shown as it is
 Side = tuple[Samples, Images]
 GONE = "The images were not at hand when this page was written: their numbers stand for them."
 
@@ -63,6 +65,41 @@ def _data_uri(images: Images, row: int) -> str:
     if scale < 1:
         size = round(shown.width * scale), round(shown.height * scale)
         shown = shown.resize(size, Image.Resampling.LANCZOS)
+    return _jpeg(shown, 88)
+
+
+def stored_picture(path: Path, what: str, *, most_pixels: int) -> Html:
+    """Return a picture of the run folder, re-encoded where it is large: the page is to stay small.
+
+    Args:
+        path: of the picture.
+        what: it shows, for who cannot see it.
+        most_pixels: a larger one is reduced to about so many.
+
+    Raises:
+        InputError: the file is missing, or no picture.
+    """
+    try:
+        content = path.read_bytes()
+        with Image.open(BytesIO(content), formats=["PNG"]) as opened:
+            shown = opened.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: no picture that can be read: {error}") from error
+    ratio = f"{shown.width}/{shown.height}"
+    if len(content) <= _SMALL_FILE:
+        source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    else:
+        source = _jpeg(_reduced(shown, most_pixels), 80)
+    return element("img", src=source, alt=what, style=f"aspect-ratio:{ratio}")
+
+
+def _reduced(shown: Image.Image, most_pixels: int) -> Image.Image:
+    scale = min(1.0, (most_pixels / (shown.width * shown.height)) ** 0.5)
+    size = max(1, round(shown.width * scale)), max(1, round(shown.height * scale))
+    return shown.resize(size, Image.Resampling.LANCZOS)
+
+
+def _jpeg(shown: Image.Image, quality: int) -> str:
     file = BytesIO()
-    shown.save(file, "JPEG", quality=88)
+    shown.save(file, "JPEG", quality=quality)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from raid.report.charts import Axes, Stack, number, percent, stacked_bars
 from raid.report.markup import Html, element, join
-from raid.report.panels import grid, note, seconds_text
+from raid.report.panels import grid, note, seconds_text, table
 from raid.report.run import Run
 from raid.report.style import NUM_LOOKS
 
@@ -66,19 +66,8 @@ def configuration(run: Run) -> Iterator[Html]:
 
 
 def _totals(rows: Sequence[tuple[str, float, float]]) -> Html:
-    head = element("tr", *(element("th", name, scope="col") for name in ("stage", "time", "share")))
-    lines = [
-        element(
-            "tr",
-            element("th", name, scope="row"),
-            element("td", seconds_text(value)),
-            element("td", percent(share)),
-        )
-        for name, value, share in rows
-    ]
-    caption = element("caption", "Totals of the recorded epochs")
-    table = element("table", caption, element("thead", head), element("tbody", *lines))
-    return element("figure", element("div", table, class_="scroll"))
+    lines = [(name, seconds_text(value), percent(share)) for name, value, share in rows]
+    return table("Totals of the recorded epochs", ("stage", "time", "share"), lines)
 
 
 def _words(name: str) -> str:

@@ -99,6 +99,10 @@ svg text{font-size:11px;fill:var(--muted);font-variant-numeric:tabular-nums}
 .cut{stroke:var(--text);stroke-width:1.5}
 .mark{stroke-width:1}
 .mark.hollow{fill:var(--card);stroke-width:1.5}
+.dots{opacity:.7}
+.dots.round{fill:none;stroke-width:3.4;stroke-linecap:round}
+.place{font-weight:700;font-size:13px;fill:var(--text);stroke:var(--card);stroke-width:4;paint-order:stroke;
+ stroke-linejoin:round}
 .bar rect{stroke:var(--card);stroke-width:.6}
 .hit{fill:transparent}
 .hit:hover{fill:var(--muted);fill-opacity:.25}
@@ -153,6 +157,12 @@ tbody tr{border-top:1px solid var(--line)}
 .pairs .right b{color:var(--right)}
 .pairs .wrong b{color:var(--wrong)}
 .pairs small{color:var(--muted);font-size:.75rem}
+figure img{display:block;width:100%;border-radius:.25rem;margin:.25rem 0 .1rem}
+figure .said{margin:.5rem 0 0}
+figure details{padding:.3rem .5rem;margin:.6rem 0 0}
+figure details summary{font-size:.85rem}
+.earlier{display:grid;grid-template-columns:repeat(2,1fr);gap:.5rem;margin-top:.4rem}
+.earlier p{margin:0}
 .strip .query{margin-right:.7rem}
 .strip .query img,.strip .query .gone{border-color:var(--text)}
 .strip small{color:var(--muted);font-size:.75rem}
@@ -169,6 +179,7 @@ def style() -> str:
     series = "".join(
         f".line.c{i}{{stroke:var(--c{i})}}.mark.c{i}{{fill:var(--c{i});stroke:var(--c{i})}}"
         f".mark.hollow.c{i}{{fill:var(--card)}}.bar.c{i} rect{{fill:var(--c{i})}}"
+        f".dots.c{i}{{fill:var(--c{i})}}.dots.round.c{i}{{fill:none;stroke:var(--c{i})}}"
         for i in range(NUM_LOOKS)
     )
     heat = "".join(f".h{i}{{background:var(--h{i});color:var(--t{i})}}" for i in range(HEAT_STEPS))

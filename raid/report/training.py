@@ -1,4 +1,4 @@
-"""The sections on the training that both methods have: alarms, loss and retrieval."""
+"""The sections on the training that all methods have: alarms, loss and retrieval."""
 
 from collections.abc import Container, Iterator, Sequence
 
@@ -15,7 +15,7 @@ def alarms(run: Run) -> Iterator[Html]:
     found = list(run.alarms())
     if not found:
         yield note("None: no epoch shows a sign of collapse.")
-    boxes = [alarm(f"Epoch {epoch}: {line}.") for epoch, line in found]
+    boxes = [alarm(f"{where}: {line.removesuffix('.')}.") for where, line in found]
     yield folded(boxes, "alarms")
 
 

@@ -1,5 +1,6 @@
 """The same run on Ray: its pool and its trainer, on one local cluster that the tests here share."""
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -28,6 +29,12 @@ from raid.methods.inputs import open_inputs
 from raid.methods.mar import recipe as mar
 from raid.methods.pool_extraction import extract_on_pool
 from raid.methods.sections import Clustering, Neighbors
+from raid.methods.slsr import gan_training
+from raid.methods.slsr import gans as slsr_gans
+from raid.methods.slsr import recipe as slsr
+from raid.methods.slsr.gan_job import GanJob
+from raid.methods.slsr.gan_training import train_gan
+from raid.methods.slsr.gans import train_gans
 from raid.methods.stage import SPANS as MAR_SPANS
 from raid.ops.jaccard import jaccard_similarity
 from raid.run_folder import RunFolder
@@ -135,7 +142,8 @@ def test_extraction_on_the_pool_is_the_same_bytes_as_by_the_workers(pool, root):
         assert len(found) == len(images) > settings.numerics.extract_batch
 
 
-# A trainer starts in seconds to tens of seconds: three runs, and one that fails, are all that start one.
+# A trainer starts in seconds to tens of seconds: four runs, of which SLSR's has two stages, and one that
+# fails are all that start one.
 RUNS = {1: {"extract__on": "pool"}, 2: {}}
 
 
@@ -189,6 +197,87 @@ def test_mar_on_ray_has_the_losses_of_a_run_without(cluster, sets, tmp_path):
     assert [line["same"] for line in ours.mining()] == [line["same"] for line in theirs.mining()]
     spans = {key for epoch in ours.metrics() for key in epoch if key.startswith("time/")}
     assert spans == {f"time/{name}_s" for name in (*MAR_SPANS, "step")} - {"time/evaluate_s"}
+
+
+@pytest.fixture(scope="module")
+def gan_job(root: Path) -> GanJob:
+    """Two small GANs."""
+    config = tiny.slsr_config(root, root.parent, gan__steps=10, gan__channels=4)
+    images = open_inputs(config.data).train_images
+    clusters = np.arange(len(images)) % 2
+    return GanJob(config.gan, 1, "cpu", images, clusters, 2, root.parent / "gans_here")
+
+
+@pytest.fixture(scope="module")
+def gans_here(gan_job: GanJob) -> dict[str, bytes]:
+    torch.set_num_threads(1)
+    train_gans(gan_job, InProcess())
+    return gan_files(gan_job.folder)
+
+
+def gan_files(folder: Path) -> dict[str, bytes]:
+    """Return what the GANs in a folder left, but for when."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "result.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_gans_on_one_and_on_two_actors_are_the_same_bytes(pool, gan_job, gans_here, tmp_path):
+    alone = RayPool.start(1, threads=1)
+    for name, fanout in (("one", alone), ("two", pool)):
+        train_gans(replace(gan_job, folder=tmp_path / name), fanout)
+        assert gan_files(tmp_path / name) == gans_here
+    alone.close()
+    assert len(gans_here) == 2 * 5  # epochs.jsonl, two grids, real.png and generator.pt
+
+
+def test_gans_of_two_clusters_are_trained_at_the_same_time(pool, gan_job, tmp_path):
+    job = replace(gan_job, folder=tmp_path, gan=replace(gan_job.gan, steps=60))
+    one, other = train_gans(job, pool)
+    overlap = min(one.ended, other.ended) - max(one.started, other.started)
+    assert overlap >= 0.5 * min(one.ended - one.started, other.ended - other.started)
+
+
+def train_or_die(cluster: int, job: GanJob) -> object:
+    """Train the GAN of a cluster; at the first attempt the process of cluster 1 dies after an epoch."""
+    mark = job.folder / "died"
+    if cluster == 1 and not mark.exists():
+        real = gan_training._record
+
+        def record(*arguments: object) -> None:
+            real(*arguments)
+            mark.touch()
+            os._exit(7)
+
+        gan_training._record = record
+    return train_gan(cluster, job)
+
+
+def test_a_gan_whose_process_dies_goes_on_and_the_other_is_kept(
+    pool, gan_job, gans_here, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(slsr_gans, "train_gan", train_or_die)
+    results = train_gans(replace(gan_job, folder=tmp_path), pool)
+    (tmp_path / "died").unlink()
+    assert [result.cluster for result in results] == [0, 1]
+    assert gan_files(tmp_path) == gans_here
+
+
+def test_slsr_on_ray_has_the_losses_and_images_of_a_run_without(cluster, root, tmp_path):
+    small = {"data__pattern": tiny.WITHOUT_TEST_IMAGES, "finetuning__epochs": 1}
+    theirs = slsr.run(tiny.slsr_config(root, tmp_path / "local", **small))
+    spread = {"run__workers": 2, "pool__size": 2, "extract__on": "pool"}
+    config = tiny.slsr_config(root, tmp_path / "ray", **small, **spread)
+    ours = slsr.run(config, ray_backend(config))
+    np.testing.assert_allclose(losses(ours.path), losses(theirs.path), rtol=1e-10)
+    assert len(losses(ours.path)) == 3 + 3
+    for found, expected in zip(timeless(ours), timeless(theirs), strict=True):
+        assert found == pytest.approx(expected)
+    made = [json.loads((folder.path / "generated.json").read_text()) for folder in (ours, theirs)]
+    assert [record["counts"] for record in made] == [[6, 6], [6, 6]]
+    assert np.array_equal(*(np.load(folder.path / "clusters.npz")["clusters"] for folder in (ours, theirs)))
+    # The clusters come of features that differ in their last bits, the images of the clusters alone.
+    assert (ours.path / "generated.npy").read_bytes() == (theirs.path / "generated.npy").read_bytes()
+    assert gan_files(ours.gans) == gan_files(theirs.gans)
 
 
 def refuse(group: Group, fanout: FanOut, marks: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import made_up_mar
+import made_up_slsr
 import page
 import pytest
 import tiny
@@ -65,3 +66,17 @@ def mar_run(source: Path, root: Path, both: MarInputs, sets: TrainingSets) -> Ru
 @pytest.fixture(scope="session")
 def mar_shown(mar_run: RunFolder) -> page.Node:
     return page.read(mar_run.report)
+
+
+@pytest.fixture(scope="session")
+def slsr_run(root: Path, inputs: Inputs) -> RunFolder:
+    config = made_up_slsr.config(root, root.parent / "slsr")
+    epochs = made_up_slsr.epochs()
+    folder = made_up_slsr.recorded(config, epochs, fingerprint=inputs.fingerprint, retrieval=inputs.retrieval)
+    write_report(folder, inputs.retrieval)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def slsr_shown(slsr_run: RunFolder) -> page.Node:
+    return page.read(slsr_run.report)

@@ -39,7 +39,7 @@ def references(tree: page.Node) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("fixture", ["shown", "mar_shown"])
+@pytest.mark.parametrize("fixture", ["shown", "mar_shown", "slsr_shown"])
 def test_nothing_is_loaded_from_elsewhere(fixture, request):
     shown = request.getfixturevalue(fixture)
     found = references(shown)
@@ -260,7 +260,7 @@ def test_the_configuration_is_shown_whole(run, shown):
     assert page.section(shown, "configuration").one("pre").text == run.config.read_text()
 
 
-@pytest.mark.parametrize("fixture", ["shown", "mar_shown"])
+@pytest.mark.parametrize("fixture", ["shown", "mar_shown", "slsr_shown"])
 def test_everything_has_words_for_who_cannot_see_it(fixture, request):
     shown = request.getfixturevalue(fixture)
     for svg in shown.all("svg"):

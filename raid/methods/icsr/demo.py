@@ -67,7 +67,10 @@ def _untrained(retrieval: RetrievalSet, config: IcsrConfig) -> Figures:
     settings = config.training.encoder
     weights = starting_weights(settings)
     encoder = Encoder(settings, weights, Group.solo(), device_of(config.run.device))
-    found = retrieval.features(lambda images: encoder.extract(images).numpy().astype(np.float32, copy=False))
+    flip = config.evaluate.flip
+    found = retrieval.features(
+        lambda images: encoder.extract(images, flip=flip).numpy().astype(np.float32, copy=False)
+    )
     return retrieval.figures(found, config.evaluate)
 
 

@@ -166,8 +166,7 @@ def _networks(
     encoder = Encoder(settings, weights.model, worker.group, worker.device)
     encoder.model.unit_features = False
     head = build_head(model, encoder.model.num_features, targets.num_outputs, config.seed)
-    # Of its dtype before the weights come, as the encoder: the baseline's would lose digits.
-    head = head.to(device=worker.device, dtype=settings.dtype)
+    head = head.to(device=worker.device, dtype=settings.dtype)  # before, or what is put in loses digits
     if weights.head is not None:
         put_into(head, weights.head)
     groups: list[dict[str, Any]] = [

@@ -22,6 +22,7 @@ from raid.methods.sections import (
     Run,
     Share,
     Track,
+    crop_problems,
     sharing_problems,
 )
 from raid.models.backbone import BackboneName, PoolName
@@ -336,14 +337,7 @@ class SlsrConfig(Schema):
             size = getattr(gan, side)
             if size % 16:
                 yield f"gan.{side}", f"{size} is no multiple of 16: four layers double or halve it"
-        crop, data = self.augment.input_size, self.data
-        padded = (data.height + 2 * self.augment.pad, data.width + 2 * self.augment.pad)
-        if crop is not None and (crop[0] > padded[0] or crop[1] > padded[1]):
-            yield (
-                "augment.input_size",
-                f"{crop[0]}x{crop[1]} cannot be cropped from images of {data.height}x{data.width} "
-                "(data.height, data.width)" + (f" padded by {self.augment.pad}" if self.augment.pad else ""),
-            )
+        yield from crop_problems(self.augment, self.data)
 
     def _sharing_problems(self) -> Iterator[tuple[str, str]]:
         """Yield batches of either stage that workers or ghost groups cannot share evenly."""

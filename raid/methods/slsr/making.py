@@ -10,7 +10,7 @@ from raid.data.images import Images
 from raid.distributed.backend import Backend
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
-from raid.methods.encoder import EncoderSettings, build_model
+from raid.methods.encoder import EncoderSettings, build_model, finite
 from raid.methods.pool_extraction import extract_on_pool
 from raid.methods.slsr.clusters import Clustered, cluster_images
 from raid.methods.slsr.config import SlsrConfig
@@ -83,9 +83,10 @@ def _clustered(
         return Clustered.read(folder.clusters)
     with spans("extract"):
         images = inputs.inputs.train_images
-        features = extract_on_pool(model, settings, images, fanout, kind=config.clusters.features).numpy()
+        found = extract_on_pool(model, settings, images, fanout, kind=config.clusters.features)
+        features = finite(found.float(), "baseline.learning_rate").numpy()
     with spans("cluster"):
-        shared = fanout.share(features.astype(np.float32, copy=False))
+        shared = fanout.share(features)
         items = [(config.clusters, config.seed)]
         (clustered,) = fanout.map(cluster_images, items, shared, inputs.labels)
     clustered.write(folder.clusters)

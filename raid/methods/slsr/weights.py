@@ -56,7 +56,7 @@ def put_into(head: Head, weights: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in head.state_dict().items():
             known = weights[name]
-            value[tuple(slice(0, size) for size in known.shape)] = known.to(value.dtype)
+            value[tuple(slice(0, size) for size in known.shape)] = known.to(value)
 
 
 def starting_weights(settings: EncoderSettings) -> Weights:
