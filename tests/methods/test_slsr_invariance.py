@@ -4,6 +4,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,18 @@ def test_the_steps_are_those_of_equation_13_by_a_loop_over_the_files(out, sets, 
     assert len(set(np.concatenate(seen.rows[:3]).tolist())) == 3 * BATCH
     assert not np.isin(seen.rows[3], seen.rows[0]).all()
     assert all(not one.equal(other) for one, other in itertools.combinations(seen.coins, 2))
+
+
+def test_the_fine_tuning_takes_over_every_digit_of_the_baseline(out, sets):
+    # Rounded to float32, what differs by 1e-16 between numbers of workers could differ by 1e-8.
+    job = job_of(made(sets, out, **RUN_MODES["float64"]), out / "float64 1")
+    solo = Group.solo(), InProcess()
+    first = slsr_workers.stage_of(slsr.train_baseline, *solo, replace(job, generated=None))
+    first.step(0, 0)
+    learned = first.networks.weights()
+    start = slsr_workers.stage_of(slsr.finetune, *solo, replace(job, weights=learned)).networks.weights()
+    assert_same_bits(start.model, learned.model)
+    assert_same_bits(start.head, learned.head)
 
 
 def test_generated_images_come_behind_the_real_ones(out, sets):
