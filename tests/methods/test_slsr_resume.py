@@ -39,8 +39,10 @@ def small() -> Iterator[None]:
 
 def made(sets: Path, folder: Path, every: int = 1, **overrides: Any) -> SlsrConfig:
     given = {
-        "baseline__steps": STEPS, "finetuning__steps": STEPS, "gan__learning_rate": 0.02,
+        "baseline__steps": STEPS, "finetuning__steps": STEPS, "gan__learning_rate": 0.2,
         "generated__split": "proportional", "run__checkpoint_steps": every,
+        # A rate that every step changes: a stage is the same wherever in its run it is.
+        "finetuning__schedule": "inv", "finetuning__inv_gamma": 0.5,
     }  # fmt: skip
     return tiny.slsr_config(sets / "target", folder, **{**given, **overrides})
 
@@ -178,9 +180,9 @@ def test_gans_of_a_parent_that_were_killed_after_every_epoch(sets, tmp_path, mon
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return all files of a run but those that say when it was, or whose run it is."""
+    """Return all files of a run but its checkpoints and its page, which says when it was recorded."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "checkpoints"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.suffix != ".html"}
 
 
 def test_a_finished_run_resumes_to_itself(sets, whole):
@@ -213,6 +215,16 @@ def test_a_start_from_another_run_s_stages_is_gone_on_with(sets, whole, tmp_path
     else:
         assert not ours.baseline.exists()  # nothing comes of it
         assert_same_bits(trained(ours.model), trained(whole.model))
+
+
+def test_the_fine_tuning_starts_where_the_baseline_has_ended(sets, whole, tmp_path):
+    still = {"finetuning__learning_rate": 1e-12, "finetuning__head_learning_rate": 1e-12}
+    chosen = {"finetuning__start": "baseline", "generated__folder": str(whole.path), "finetuning__epochs": 1}
+    ours = slsr.run(made(sets, tmp_path / "run", **chosen, **still))
+    learned, start = trained(ours.model), trained(ours.baseline)
+    for name in [name for name in start if "running" not in name]:
+        torch.testing.assert_close(learned[name], start[name], rtol=0, atol=1e-9)
+    assert not learned["head.block.norm.running_mean"].equal(start["head.block.norm.running_mean"])
 
 
 @pytest.mark.parametrize("call", [1, 5, -3, -2, -1])
