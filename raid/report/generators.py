@@ -108,8 +108,10 @@ def _quality(run: Run) -> Html:
     if own is not None:
         said += (
             f" A classifier of the colours of real images puts {percent(float(own))} of the generated ones "
-            "into their own cluster."
+            "into their own cluster"
         )
+        real = found.get("own_cluster_real")
+        said += "." if real is None else f", and {percent(float(real))} of real ones that it has not seen."
     head = (
         "cluster", "generated", "samples", "variance", "Fréchet", "nearest real", "among real", "copies",
     )  # fmt: skip

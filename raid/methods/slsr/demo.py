@@ -102,7 +102,8 @@ def _of_images(seed: int, record: GeneratedRecord) -> str:
 def _own_cluster(record: GeneratedRecord) -> str:
     if record.own_cluster is None:
         return ""
-    return f", {record.own_cluster:.0%} of them in their own cluster by a classifier of colour histograms"
+    real = "" if record.own_cluster_real is None else f" (of real images {record.own_cluster_real:.0%})"
+    return f", {record.own_cluster:.0%} in their own cluster by a classifier of colour histograms{real}"
 
 
 def _of_cluster(quality: ClusterQuality) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from raid.data.images import Images
 from raid.data.streams import GENERATED, stream
@@ -26,8 +27,10 @@ from raid.ops.frechet import frechet_distance, moments
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 
 SAMPLES = 2_000  # images of a cluster, real and generated, that are compared
+_STRIPES = 8
 _CHOSEN_REAL, _CHOSEN_GENERATED = 1, 2  # what random numbers are for
 
 
@@ -55,9 +58,22 @@ class ClusterQuality:
     copies: int
 
 
+@dataclass(frozen=True)
+class OwnClusters:
+    """Shares of images that a classifier of colours puts into the cluster they are of; None: no such figure.
+
+    Attributes:
+        generated: of the generated ones.
+        real: of real ones that it was not trained on: the most that can be asked of the generated ones.
+    """
+
+    generated: float | None
+    real: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What an item of the pool finds: the figures, and colour histograms (n, D) of what was compared."""
+    """What an item of the pool finds: the figures, and colours (n, D) of what was compared."""
 
     quality: ClusterQuality
     real_colours: Floats
@@ -92,8 +108,8 @@ def measured(
     fanout: FanOut,
     file: Path,
     features_of: Callable[[Images], NDArray[Any]] | None,
-) -> tuple[tuple[ClusterQuality, ...], float | None]:
-    """Return what the generated images in `file` are worth, of each cluster that has any, and own_cluster.
+) -> tuple[tuple[ClusterQuality, ...], OwnClusters]:
+    """Return what the generated images in `file` are worth, of each cluster that has any and together.
 
     Args:
         job: of the GANs; holds the real images.
@@ -111,7 +127,7 @@ def measured(
         for cluster, one in zip(clusters, found, strict=True)
     ]
     colours = [(one.real_colours, one.generated_colours) for one in found]
-    return tuple(rows), own_cluster(*zip(*colours, strict=True))
+    return tuple(rows), own_clusters(*zip(*colours, strict=True))
 
 
 def measure_cluster(cluster: int, job: QualityJob) -> Measured:
@@ -133,27 +149,40 @@ def measure_cluster(cluster: int, job: QualityJob) -> Measured:
         real_nearest=float(np.percentile(nearest_others(real).distances, 1)),
         copies=_num_copies(cluster, job),
     )
-    return Measured(quality, hsv_histogram(real), hsv_histogram(samples))
+    return Measured(quality, colours_of(real), colours_of(samples))
 
 
-def own_cluster(real: tuple[Floats, ...], generated: tuple[Floats, ...]) -> float | None:
-    """Return the share of samples that a logistic classifier of real images puts into their own cluster.
+def own_clusters(real: tuple[Floats, ...], generated: tuple[Floats, ...]) -> OwnClusters:
+    """Ask a logistic classifier of real images' colours which cluster each image belongs to.
 
     Clusters weigh alike in its training, however many images they have.
 
     Args:
-        real: colour histograms (n, D) of real images, one array a cluster.
+        real: colours (n, D) of real images, one array a cluster.
         generated: of generated images, likewise.
-
-    Returns:
-        The share of all generated images; None with one cluster.
     """
     if len(real) < 2:
-        return None
-    classifier = LogisticRegression(class_weight="balanced", max_iter=1000)
-    classifier.fit(np.concatenate(real).astype(np.float64), _numbers(real))
+        return OwnClusters(None, None)
+    classifier = LogisticRegression(class_weight="balanced", max_iter=1000, C=10.0)
+    colours, clusters = np.concatenate(real).astype(np.float64), _numbers(real)
+    num_folds, of_real = min(5, *map(len, real)), None
+    if num_folds >= 2:
+        folds = StratifiedKFold(num_folds, shuffle=True, random_state=0)
+        guessed = cross_val_predict(classifier, colours, clusters, cv=folds)
+        of_real = float((guessed == clusters).mean())
+    classifier.fit(colours, clusters)
     guessed = classifier.predict(np.concatenate(generated).astype(np.float64))
-    return float((guessed == _numbers(generated)).mean())
+    return OwnClusters(float((guessed == _numbers(generated)).mean()), of_real)
+
+
+def colours_of(images: Bytes) -> Floats:
+    """Return the colour histograms (n, 8 * 68) of 8 stripes, from head to feet, of images (n, 3, H, W).
+
+    That is how pedestrians' colours are usually described: the same histogram over a whole picture makes no
+    difference between a red coat on blue trousers and a blue coat on red ones.
+    """
+    stripes = np.array_split(images, _STRIPES, axis=2)
+    return np.concatenate([hsv_histogram(np.ascontiguousarray(stripe)) for stripe in stripes], axis=1)
 
 
 def _numbers(parts: tuple[Floats, ...]) -> Ints:

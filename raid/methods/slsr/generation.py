@@ -40,6 +40,7 @@ class GeneratedRecord:
         quality: of the clusters that have images.
         own_cluster: share of the samples that a classifier of colours puts into their own cluster; None with
             one cluster.
+        own_cluster_real: of real images, likewise: what there is to be reached.
     """
 
     counts: tuple[int, ...]
@@ -47,6 +48,7 @@ class GeneratedRecord:
     width: int
     quality: tuple[ClusterQuality, ...]
     own_cluster: float | None
+    own_cluster_real: float | None
 
     @property
     def clusters(self) -> Ints:
@@ -83,8 +85,10 @@ def generate_images(
     job, file = replace(job, folder=job.folder.absolute()), folder.absolute() / "generated.npy"
     counts = cluster_counts(generated.count, generated.split, job.sizes, job.with_gan)
     _write_images(job, counts, fanout, file)
-    quality, own_cluster = measured(job, counts, fanout, file, features_of)
-    record = GeneratedRecord(tuple(counts.tolist()), job.gan.height, job.gan.width, quality, own_cluster)
+    quality, own = measured(job, counts, fanout, file, features_of)
+    record = GeneratedRecord(
+        tuple(counts.tolist()), job.gan.height, job.gan.width, quality, own.generated, own.real
+    )
     with atomic_path(record_file) as temporary:
         temporary.write_text(json.dumps(asdict(record), indent=1) + "\n")
     _tell(record)
