@@ -206,12 +206,6 @@ def recorded(
         draw_gan(folder, cluster)
     facts = {"counts": [40] * CLUSTERS, "height": HEIGHT, "width": WIDTH}
     facts |= {"own_cluster": 0.725, "own_cluster_real": 0.81}
-        "counts": [40] * CLUSTERS,
-        "height": HEIGHT,
-        "width": WIDTH,
-        "own_cluster": 0.725,
-        "own_cluster_real": 0.81,
-    }
     facts["quality"] = [quality(cluster) for cluster in range(CLUSTERS)]
     folder.generated_facts.write_text(json.dumps(facts))
     if retrieval is not None:
