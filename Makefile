@@ -11,6 +11,7 @@ INSTALLED := .venv/installed
 help:
 	@echo "make demo        train the baseline and ICSR on rendered people and compare them (about 6 minutes)"
 	@echo "make demo METHOD=mar   the same of MAR, with a labelled set of other people at other cameras"
+	@echo "make demo METHOD=slsr  the same of SLSR: a GAN a cluster, and labels of several kinds for its images"
 	@echo "make demo SEEDS=3      with three seeds: mean, deviation, paired differences"
 	@echo "make test        run the tests"
 	@echo "make test-cluster  run the tests that start a cluster or a server of their own"
@@ -32,8 +33,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/raid demo $(METHOD) jobs/$(METHOD)_demo.yaml --seeds $(SEEDS)
 
+# Two processes, a file on one of them; a thread each, or they would take turns on two cores.
 test: $(INSTALLED)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 # A process a file, one after the other: no two clusters are alive at once.
 test-cluster: $(INSTALLED)
