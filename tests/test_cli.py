@@ -105,7 +105,7 @@ def test_help_of_synth_tells_the_defaults_that_the_settings_have():
     ("arguments", "message"),
     [
         ([], "required: COMMAND"),
-        (["slsr"], "invalid choice: 'slsr'"),
+        (["slrs"], "invalid choice: 'slrs'"),
         (["icsr"], r"required: FILE\n"),
         (["icsr", "f.yaml", "--resume", "--fresh"], "not allowed with"),
         (["icsr", "f.yaml", "--resum=1"], "unrecognized|ignored explicit argument"),

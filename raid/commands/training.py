@@ -73,13 +73,14 @@ def add_plan(commands: Commands) -> None:
         "plan",
         help="say how long a run will take, and how much memory, before it starts",
         description="Probe this machine for some seconds and reckon every step of the run. The images are "
-        "counted where data.root is (and source.root, for mar); with --images, or --source-images and "
-        "--source-people, there need be none. Exit status 2: it does not fit.",
+        "counted where data.root is (and source.root, for mar); with --images (for slsr, --identities too), "
+        "or --source-images and --source-people, there need be none. Exit status 2: it does not fit.",
     )
     parser.add_argument("method", choices=[*_HELP], metavar="METHOD", help=" or ".join(_HELP))
     add_configuration(parser)
     parser.add_argument("--workers", type=positive, metavar="W", help="in place of run.workers")
     parser.add_argument("--images", type=positive, metavar="N", help="training images")
+    parser.add_argument("--identities", type=positive, metavar="N", help="slsr: people on --images")
     parser.add_argument(
         "--cameras", type=positive, metavar="N", default=1, help="that they are shared by (1)"
     )
@@ -109,12 +110,16 @@ def _plan(options: argparse.Namespace) -> None:
     if options.images:
         overrides.append("data.root=not-needed")
         target = Counts.shared(options.images, options.cameras, options.query, options.gallery)
-    elif options.query or options.gallery or options.cameras > 1:
-        raise InputError("--cameras, --query, --gallery: go with --images; without, the set is counted")
+    elif options.query or options.gallery or options.cameras > 1 or options.identities:
+        raise InputError(
+            "--identities, --cameras, --query, --gallery: go with --images; without, the set is counted"
+        )
+    if options.identities and options.method != "slsr":
+        raise InputError(f"--identities: is for `raid plan slsr`; {options.method} knows of no identities")
     if options.source_images and options.method == "mar":
         overrides.append("source.root=not-needed")
     config = load(known.config_of(options.method), options.file, overrides)
-    given = Given(target, options.source_images, options.source_people)
+    given = Given(target, options.identities, options.source_images, options.source_people)
     text, misfits = known.plan(config, given, tflops=options.tflops)
     print(text)
     if misfits:

@@ -5,13 +5,14 @@ workers: a guide to a factor of two, not a promise. Memory is what the algorithm
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from raid import machine
+from raid.data.samples import Samples
 from raid.errors import InputError
 from raid.methods.inputs import load_samples
 from raid.methods.probe import EncoderSpeed
@@ -46,6 +47,7 @@ class Given:
     """What is said of the sets of a run, which need not be there then; None: they are counted."""
 
     target: Counts | None = None
+    identities: int | None = None  # of the target's training images
     source_images: int | None = None
     source_people: int | None = None
 
@@ -118,18 +120,56 @@ def counts_of(data: Data) -> Counts:
     Raises:
         InputError: the set is not there, or has no training images.
     """
-    samples = load_samples(data)
+    return counts_in(load_samples(data), data)
+
+
+def counts_in(samples: Samples, data: Data) -> Counts:
+    """Count the images of a set that has been read; see `counts_of`."""
     if "train" not in samples.splits:
         raise InputError(f"data.root: {data.root} has no training images")
-    train = samples.split("train")
-    sizes = np.unique(train.cameras, return_counts=True)[1] if train.has_cameras else [len(train)]
     rest = [len(samples.split(name)) if name in samples.splits else 0 for name in ("query", "gallery")]
-    return Counts(tuple(int(size) for size in sizes), *rest)
+    return Counts(camera_sizes(samples.split("train")), *rest)
+
+
+def camera_sizes(train: Samples) -> tuple[int, ...]:
+    """Return the images of every camera; one number where the cameras are not known."""
+    sizes = np.unique(train.cameras, return_counts=True)[1] if train.has_cameras else [len(train)]
+    return tuple(int(size) for size in sizes)
 
 
 def repeated(seconds: float, times: int) -> tuple[float, int, float]:
     """Return a step's `seconds`, `times` and `elapsed`, one after the other."""
     return seconds, times, seconds * times
+
+
+def longest_first(seconds: Sequence[float], processes: int) -> float:
+    """Return when the last of the items ends, each given to the process that is free first."""
+    ends = [0.0] * processes
+    for item in sorted(seconds, reverse=True):
+        ends[ends.index(min(ends))] += item
+    return max(ends)
+
+
+def training(
+    name: str,
+    seconds: float,
+    epochs: int,
+    *,
+    workers: int,
+    memory: float,
+    on_gpu: bool,
+    advice: Callable[[float], str],
+) -> Step:
+    """Return the epochs of a stage, of each of which one worker takes `memory` bytes."""
+    return Step(
+        name,
+        *repeated(seconds, epochs),
+        workers,
+        memory,
+        together=workers * memory,
+        on_gpu=on_gpu,
+        advice=advice,
+    )
 
 
 def extraction(num_images: int, times: int, encoder: EncoderSpeed, workers: int) -> Step:

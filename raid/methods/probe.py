@@ -131,6 +131,15 @@ def probe_ranking(simulated: synthetic.SimulatedFeatures) -> float:
     return seconds / (few.stop * len(rows))
 
 
+def seconds_of(step: Callable[[], None], device: torch.device, tflops: float | None) -> float:
+    """Return the seconds of a step on `device`, or on a processor of `tflops` that is not here."""
+    if tflops is None:
+        return timed_again(step, device)[1]
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops() / (tflops * 1e12))
+
+
 def timed(work: Callable[[], T]) -> tuple[T, float]:
     """Return the result and the seconds of a call."""
     started = time.perf_counter()

@@ -7,4 +7,5 @@ def test_losses_of_all_steps_are_those_committed(tmp_path, method):
     lines = golden_losses.file(method).read_text().splitlines()
     committed = {step: float(loss) for step, loss in (line.split(": ") for line in lines)}
     assert len(committed) == golden_losses.STEPS[method] * len(golden_losses.RUNS[method])
-    assert dict(golden_losses.losses(method, tmp_path)) == pytest.approx(committed, rel=1e-6)
+    tolerance = golden_losses.TOLERANCE[method]
+    assert dict(golden_losses.losses(method, tmp_path)) == pytest.approx(committed, rel=tolerance)

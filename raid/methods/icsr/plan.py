@@ -1,6 +1,6 @@
 """What a run of ICSR will take: see `raid.methods.plan`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from raid.errors import InputError
@@ -17,6 +17,7 @@ from raid.methods.plan import (
     extraction,
     feature_bytes,
     image_bytes,
+    longest_first,
     misfits_here,
     repeated,
 )
@@ -95,21 +96,13 @@ def _intra_camera(
         "stage 1, a camera",
         sum(cameras) / len(cameras),
         len(cameras),
-        _longest_first(cameras, processes),
+        longest_first(cameras, processes),
         processes,
         memory,
         together=processes * memory,
         dense=dense_bytes(largest),
         advice=_advice(task, entries),
     )
-
-
-def _longest_first(seconds: Sequence[float], processes: int) -> float:
-    """Return when the last of the items ends, each given to the process that is free first."""
-    ends = [0.0] * processes
-    for item in sorted(seconds, reverse=True):
-        ends[ends.index(min(ends))] += item
-    return max(ends)
 
 
 def _advice(task: ClusterTask, entries: float) -> Callable[[float], str]:

@@ -5,14 +5,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from raid.methods.fitting import changes_that_fit
+from raid.methods.fitting import changes_that_fit, enough_workers
 from raid.methods.mar.config import MarConfig
 from raid.methods.mar.multilabel_table import is_too_large
 from raid.methods.mar.start import mines_by_agreement
 from raid.ops.multilabel import AGREEMENT_ROWS, num_similar
 
 _SAMPLED = 20_000  # images that stand for all where those are too many
-_MOST_WORKERS = 256  # that are thought of
 
 
 @dataclass(frozen=True)
@@ -108,25 +107,12 @@ def what_would_fit(config: MarConfig, needed: Callable[[MarConfig], float], avai
     def sampled(config: MarConfig) -> MarConfig:
         return replace(config, mining=replace(config.mining, start=_SAMPLED))
 
-    changes: dict[str, Callable[[MarConfig], MarConfig]] = {"multilabel.table=sharded": sharded}
-    for workers in _legal_workers(config):
-        more = _with_workers(workers)
-        changes[f"run.workers={workers}"] = more
-        if needed(sharded(more(config))) <= available:
-            break
-        del changes[f"run.workers={workers}"]
-    changes[f"mining.start={_SAMPLED}"] = sampled
+    changes = {
+        "multilabel.table=sharded": sharded,
+        **enough_workers(config, lambda more: needed(sharded(more)) <= available),
+        f"mining.start={_SAMPLED}": sampled,
+    }
     return changes_that_fit(config, changes, needed, available)
-
-
-def _with_workers(workers: int) -> Callable[[MarConfig], MarConfig]:
-    return lambda config: replace(config, run=replace(config.run, workers=workers))
-
-
-def _legal_workers(config: MarConfig) -> list[int]:
-    """Return the numbers of workers, beyond the configured one, that can share the batches."""
-    numbers = range(config.run.workers + 1, _MOST_WORKERS + 1)
-    return [workers for workers in numbers if not any(_with_workers(workers)(config).problems())]
 
 
 def _itemsize(config: MarConfig) -> int:

@@ -35,6 +35,7 @@ from raid.methods.plan import (
     image_bytes,
     misfits_here,
     repeated,
+    training,
 )
 from raid.methods.plan_text import describe_counts, describe_disk, describe_plan, size_text
 from raid.methods.probe import EncoderSpeed
@@ -153,13 +154,12 @@ def _training(
     needed: Callable[[MarConfig], float],
 ) -> Step:
     """Return the epochs of a stage, of each of which one worker takes `needed` bytes."""
-    workers, memory = config.run.workers, needed(config)
-    return Step(
+    return training(
         name,
-        *repeated(seconds, epochs),
-        workers,
-        memory,
-        together=workers * memory,
+        seconds,
+        epochs,
+        workers=config.run.workers,
+        memory=needed(config),
         on_gpu=encoder.on_gpu,
         advice=partial(what_would_fit, config, needed),
     )

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from raid.data import synthetic
 from raid.distributed.group import Group
@@ -24,8 +23,8 @@ from raid.methods.probe import (
     probe_encoder,
     probe_ranking,
     probed_batch,
+    seconds_of,
     timed,
-    timed_again,
 )
 from raid.ops.multilabel import AGREEMENT_ROWS, agreement_quantile, log_soft_multilabels
 
@@ -74,10 +73,10 @@ def probe(config: MarConfig, num_people: int, num_cameras: int, *, tflops: float
     encoder = _probe_images(config, tflops)
     people = min(num_people, _MOST_PEOPLE)
     wider = num_people / people
-    dimensions = encoder.dimensions
+    dimensions, device = encoder.dimensions, device_of(config.run.device)
     simulated = synthetic.features(1, num_identities=_ROWS // 10, images_per_identity=10, dim=dimensions)
-    softmax = _seconds(_softmax_step(config, people, dimensions), config, tflops)
-    losses = _seconds(loss_step(config, people, dimensions, num_cameras), config, tflops)
+    softmax = seconds_of(_softmax_step(config, people, dimensions), device, tflops)
+    losses = seconds_of(loss_step(config, people, dimensions, num_cameras), device, tflops)
     multilabel, pair = _probe_start(config, simulated, people)
     return MarSpeed(
         encoder, wider * softmax, wider * losses, wider * multilabel, wider * pair, probe_ranking(simulated)
@@ -136,15 +135,6 @@ def loss_step(config: MarConfig, num_people: int, dimensions: int, num_cameras: 
         torch.autograd.grad(loss, sought, allow_unused=True, materialize_grads=True)
 
     return step
-
-
-def _seconds(step: Callable[[], None], config: MarConfig, tflops: float | None) -> float:
-    """Return the seconds of a step, here or on another processor."""
-    if tflops is None:
-        return timed_again(step, device_of(config.run.device))[1]
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return float(counter.get_total_flops() / (tflops * 1e12))
 
 
 def _probe_start(

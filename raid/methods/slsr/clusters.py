@@ -91,13 +91,16 @@ def cluster_images(item: tuple[ImageClusters, int], features: NDArray[np.float32
         features, num_clusters=chosen.num_clusters, seed=seed, restarts=chosen.restarts
     ).labels.astype(np.int64)
     numbers = [number for number in chosen.silhouettes if number < len(features)]
-    table = silhouette_table(features, numbers, seed=seed, restarts=chosen.restarts)
+    plane = principal_plane(features)
+    table = silhouette_table(features, numbers, seed=seed, restarts=chosen.restarts, plane=plane)
+    known = {row.num_clusters: row.features for row in table}  # of the same starts, the same clusters
+    silhouette = known.get(chosen.num_clusters)
     return Clustered(
         clusters=clusters,
         labels=labels,
-        plane=principal_plane(features),
+        plane=plane,
         numbers=np.array(numbers, dtype=np.int64),
         silhouette_features=np.array([row.features for row in table], dtype=np.float64),
         silhouette_plane=np.array([row.plane for row in table], dtype=np.float64),
-        silhouette=np.array(silhouettes(features, [clusters])[0]),
+        silhouette=np.array(silhouettes(features, [clusters])[0] if silhouette is None else silhouette),
     )

@@ -41,6 +41,7 @@ from raid.methods.slsr.images import JoinedImages
 from raid.methods.slsr.inputs import SlsrInputs, open_slsr_inputs
 from raid.methods.slsr.job import SlsrJob, SlsrWorker
 from raid.methods.slsr.making import make_images
+from raid.methods.slsr.memory import check_memory
 from raid.methods.slsr.targets import of_real, with_generated
 from raid.methods.slsr.weights import Weights, as_content, read_baseline, starting_weights
 from raid.methods.stage import Progress, Worker, restore, train_stage
@@ -74,6 +75,7 @@ def run(
         if config.uses_images and other is not None:  # its mistakes, before any work
             open_generated_set(other.expanduser(), config, inputs)
         backend.prepare(config.run.folder)
+        check_memory(config, len(inputs.labels), inputs.num_identities, backend.memory_bytes())
     folder, config = opened(
         config, _fingerprint(config, inputs), method="slsr", facts=inputs.facts, resume=resume, fresh=fresh
     )
