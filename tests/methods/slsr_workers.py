@@ -21,6 +21,7 @@ from dying import Killed, dying
 from torch import Tensor
 from workers import SummedGradients
 
+from raid import machine
 from raid.distributed.fanout import FanOut, InProcess
 from raid.distributed.group import Group
 from raid.methods import stage as stage_loop
@@ -72,8 +73,8 @@ class WorkersAtHand:
         """There is nothing to find out."""
 
     def memory_bytes(self) -> int:
-        """Nothing of SLSR asks."""
-        raise NotImplementedError
+        """Return the memory of this machine."""
+        return machine.memory_bytes()
 
     @contextmanager
     def pool(self, num_items: int) -> Iterator[FanOut]:

@@ -60,6 +60,7 @@ def whole(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def assert_equal_runs(ours: RunFolder, whole: RunFolder) -> None:
     assert timeless(ours) == timeless(whole)
     assert [epoch["epoch"] for epoch in ours.metrics()] == ALL
+    assert ["train/loss_generated" in epoch for epoch in ours.metrics()] == [False] * 3 + [True] * 2
     assert len(ours.steps()) == (STAGES[0] + STAGES[2]) * STEPS
     assert made_images(ours.path) == made_images(whole.path)
     for name in ("steps.jsonl", "evaluation.npz"):
@@ -340,6 +341,15 @@ def test_another_run_s_stages_are_refused(sets, whole, another, tmp_path):
     ):
         with pytest.raises(InputError, match=rf"^{path}: is not the file that .*run was made with"):
             slsr.run(others, resume=True)
+
+
+def test_gans_of_the_same_images_depend_on_the_run_s_seed(sets, tmp_path, monkeypatch):
+    generators = []
+    for seed in (1, 2):
+        config = made(sets, tmp_path / str(seed), seed=seed, clusters__num_clusters=1, gan__epochs=1)
+        run = killed(config, monkeypatch, making, "generate_images", 1, after=False)
+        generators.append((run.gans / "cluster_00" / "epochs.jsonl").read_text())
+    assert generators[0] != generators[1]
 
 
 def test_seeds_are_told_apart(whole, another):
