@@ -288,7 +288,8 @@ class RunFolder:
             )
         old, new = (_by_field(of["data"]) for of in (before, identity))
         for field in sorted(field for field in {*old, *new} if old.get(field) != new.get(field)):
-            what = "the images differ from those" if field.endswith(".root") else "is not the file"
+            of_images = field.endswith((".root", ".folder"))
+            what = "the images differ from those" if of_images else "is not the file"
             raise InputError(
                 f"{field}: {what} that {self.path} was made with; "
                 "choose another run.folder, or start over with --fresh"

@@ -1,5 +1,6 @@
 """The generated images that a network is fine-tuned on, from this run or from another one."""
 
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raid.data.images import Images
-from raid.data.samples import content_hash
 from raid.errors import InputError
 from raid.methods.slsr.clusters import Clustered
 from raid.methods.slsr.config import SlsrConfig
@@ -73,7 +73,11 @@ def content_of(folder: Path) -> str:
                 f"generated.folder: {folder} has no {name}: give the folder of a run of `raid slsr` that "
                 "has made images"
             )
-    return content_hash((folder / "generated.json").read_bytes() + (folder / "clusters.npz").read_bytes())
+    digest = hashlib.blake2b(digest_size=16)
+    for name in _FILES:
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
 
 
 def take_over(other: Path, folder: RunFolder) -> None:
