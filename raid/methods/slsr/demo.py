@@ -1,8 +1,8 @@
 """The demonstration of SLSR: what generated images and their labels add to a supervised training.
 
-All arms of a seed start from the same baseline and take as many steps on batches of one size; those with
-generated images have the same ones. They differ in the images' labels. The last is a control: sparse labels
-of other clusters' identities.
+All arms of a seed start from the same weights and take as many steps on batches of one size; those with
+generated images have the same ones, of one baseline's clusters. They differ in the images' labels. The last
+is a control: sparse labels of other clusters' identities.
 """
 
 import logging
@@ -65,12 +65,12 @@ def compare(config: SlsrConfig, backend: Backend, *, num_seeds: int) -> str:
     seeds = range(config.seed, config.seed + num_seeds)
     rows: dict[str, list[Figures]] = {
         "colour histogram": [histogram_figures(retrieval, config.evaluate)] * num_seeds,
-        "baseline (the start)": [],
+        "baseline (its features are clustered)": [],
     }
     made = []
     for seed in seeds:
         start = _trained(config, backend, f"baseline_seed{seed}", {"seed": seed, "finetuning.epochs": 0})
-        rows["baseline (the start)"].append(start.metrics()[-1])
+        rows["baseline (its features are clustered)"].append(start.metrics()[-1])
         maker: RunFolder | None = None
         for arm, switches in ARMS.items():
             values = {"seed": seed, "baseline.checkpoint": str(start.baseline), **switches}
