@@ -105,8 +105,10 @@ def test_an_image_is_of_its_own_noise_alone(tmp_path, trained, monkeypatch):
     monkeypatch.setattr(generation, "generate", noted)
     one_by_one = generate_cluster((0, 70), trained)
     assert np.abs(together.astype(int) - one_by_one).max() <= 1
-    (z,) = seen
-    assert z.shape == (70, 8)
+    generate_cluster((2, 70), trained)
+    z, other = seen
+    assert z.shape == other.shape == (70, 8)
+    assert not torch.equal(z, other)
     assert float(z.min()) < -0.9
     assert float(z.max()) > 0.9
     assert generate_cluster((1, 0), trained).shape == (0, 3, 32, 16)  # the empty cluster, which has no GAN
