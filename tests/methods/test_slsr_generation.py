@@ -14,7 +14,7 @@ from raid.errors import InputError
 from raid.methods.slsr import gan_quality, generation
 from raid.methods.slsr.config import Generated
 from raid.methods.slsr.dcgan_state import load_generator
-from raid.methods.slsr.gan_quality import measured, own_cluster
+from raid.methods.slsr.gan_quality import OwnClusters, colours_of, measured, own_clusters
 from raid.methods.slsr.gans import train_gans
 from raid.methods.slsr.generation import (
     cluster_counts,
@@ -269,7 +269,7 @@ def test_quality_equals_plain_figures(tmp_path):
     job = gan_job(tmp_path, 30, 21)
     parts = [pictures(np.full(12, cluster), height=32, width=16, seed=7) for cluster in (0, 1)]
     rows, own = quality_of(tmp_path, job, *parts)
-    assert own == 1
+    assert own == OwnClusters(1.0, 1.0)
     for cluster, row in enumerate(rows):
         real = resized_array(job.images.take(np.flatnonzero(job.clusters == cluster)), 32, 16)
         ratio = parts[cluster].astype(float).var(axis=0).mean() / real.astype(float).var(axis=0).mean()
@@ -305,10 +305,12 @@ def test_planted_copies_are_counted(tmp_path, monkeypatch):
 def test_images_of_other_clusters_are_told(tmp_path):
     job = gan_job(tmp_path, 30, 21, 20)
     right = [pictures(np.full(9, cluster), height=32, width=16, seed=7) for cluster in range(3)]
-    assert quality_of(tmp_path, job, *right)[1] == 1
-    assert quality_of(tmp_path, job, right[1], right[2], right[0])[1] == 0
-    assert quality_of(tmp_path, job, right[0], right[2], right[1])[1] == pytest.approx(1 / 3)
-    assert quality_of(tmp_path, job, right[0], right[0][:0], right[2])[1] == 1  # a cluster without images
+    assert quality_of(tmp_path, job, *right)[1].generated == 1
+    assert quality_of(tmp_path, job, right[1], right[2], right[0])[1].generated == 0
+    assert quality_of(tmp_path, job, right[0], right[2], right[1])[1].generated == pytest.approx(1 / 3)
+    assert (
+        quality_of(tmp_path, job, right[0], right[0][:0], right[2])[1].generated == 1
+    )  # a cluster without images
 
 
 def test_the_classifier_weighs_clusters_alike():
@@ -316,8 +318,28 @@ def test_the_classifier_weighs_clusters_alike():
     rng = np.random.default_rng(0)
     few, many = rng.normal(-0.1, 0.3, (30, 1)), rng.normal(0.1, 0.3, (3000, 1))
     between = np.linspace(-0.3, 0.3, 101)[:, None]
-    assert 0.3 < own_cluster((few, many), (between, between[:0])) < 0.7
-    assert own_cluster((few,), (between,)) is None
+    assert 0.3 < own_clusters((few, many), (between, between[:0])).generated < 0.7
+    assert own_clusters((few,), (between,)) == OwnClusters(None, None)
+
+
+def test_what_real_images_reach_is_of_images_the_classifier_has_not_seen():
+    """Colours that tell nothing: a classifier knows those that it was trained on by heart, and no others."""
+    rng = np.random.default_rng(0)
+    real = tuple(rng.normal(size=(20, 60)) for _ in range(2))
+    own = own_clusters(real, real)
+    assert own.generated == 1
+    assert own.real < 0.75
+    assert own_clusters((real[0], real[1][:1]), real).real is None  # nothing is left to train on
+
+
+def test_colours_are_of_stripes_from_head_to_feet():
+    pixels = np.zeros((2, 3, 32, 16), dtype=np.uint8)
+    pixels[0, 0, :16], pixels[0, 2, 16:] = 200, 200  # red above blue
+    pixels[1, 2, :16], pixels[1, 0, 16:] = 200, 200
+    red_above, blue_above = colours_of(pixels).reshape(2, 8, -1)
+    assert np.array_equal(red_above[:4], blue_above[4:])
+    assert np.array_equal(red_above[4:], blue_above[:4])
+    assert not np.allclose(red_above[0], red_above[7])
 
 
 def mean_colours(images):
