@@ -1,4 +1,4 @@
-"""`raid evaluate`, `report` and `track`: what becomes of a run."""
+"""`raid evaluate`, `report`, `track` and `register`: what becomes of a run."""
 
 import argparse
 from pathlib import Path
@@ -84,3 +84,30 @@ def _sync(options: argparse.Namespace) -> None:
         folder.recorded()  # all mistakes before any work
     for folder in folders:
         print(tracking.sync(folder, options.tracking_uri), flush=True)
+
+
+def add_register(commands: Commands) -> None:
+    """Add `raid register`."""
+    parser = commands.add_parser(
+        "register",
+        help="register a run's model in MLflow",
+        description="Make the model of the run in RUN_FOLDER the next version of NAME in MLflow's model "
+        "registry; mlflow.pyfunc loads it anywhere: the bytes of picture files in, features out.",
+    )
+    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("name", metavar="NAME", help="of the registered model; made when there is none")
+    parser.add_argument(
+        "--alias", metavar="ALIAS", help="for this version, such as champion: models:/NAME@champion"
+    )
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLFLOW_TRACKING_URI, or else the mlflow.db beside the runs"
+    )
+    parser.set_defaults(run=_register)
+
+
+def _register(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.methods.registration import register
+
+    log.configure()
+    print(register(options.folder, options.name, alias=options.alias, uri=options.tracking_uri))

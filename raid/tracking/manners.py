@@ -15,7 +15,11 @@ _MILD = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",  # it would report to its makers
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # it would pack the project that the command is called in into a model
 }
+
+_PATIENCE_S = "300"
 
 
 class TrackingError(Exception):
@@ -26,6 +30,23 @@ def be_mild() -> None:
     """Keep MLflow from waiting for minutes, chatting and phoning home, unless the user has said otherwise."""
     for name, value in _MILD.items():
         os.environ.setdefault(name, value)
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Let a server that has been reached take its time with a large file, unless the user has set one.
+
+    It answers when it has passed the whole file on, to a bucket say.
+    """
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ.get(name)
+    if before == _MILD[name]:
+        os.environ[name] = _PATIENCE_S
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextmanager

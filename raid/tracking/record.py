@@ -88,6 +88,18 @@ class Record:
             raise
         return record
 
+    @staticmethod
+    def seen(folder: Path) -> "Record":
+        """Read the record of the run in `folder` to look at, whoever holds it; it cannot be changed.
+
+        Raises:
+            InputError: tracking.json is not what this wrote.
+        """
+        record = Record(folder, None)
+        record._read()
+        record.close()
+        return record
+
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Write what the block changes.

@@ -153,7 +153,7 @@ class Sender:
 
     def _new_run(self, client: "MlflowClient") -> "Run":
         """Make the MLflow run, or take the one that was made when the answer got lost."""
-        experiment = _experiment_id(client, self._record.experiment or "", self._uri)
+        experiment = experiment_id(client, self._record.experiment or "", self._uri)
         made = client.search_runs(
             [experiment], f"tags.{_KEY} = '{self._sent.key}'", order_by=["attributes.start_time ASC"]
         )
@@ -187,7 +187,7 @@ class Sender:
         there, wanted = run.data.params, parameters(self._folder)
         recorded = self._folder.recorded()
         facts = {f"data.{name}": value for name, value in recorded["set"].items()}
-        tags = {**_fingerprints(recorded["data"]), **facts, **self._record.tags}
+        tags = {**fingerprint_tags(recorded["data"]), **facts, **self._record.tags}
         # A parameter never changes in MLflow; a resumed run may have other workers.
         changed = [f"{name}={value}" for name, value in wanted.items() if there.get(name, value) != value]
         if changed:
@@ -259,7 +259,7 @@ class Sender:
         return f"{what}; {self._status} as run {self._run_id} at {shown(self._uri)}"
 
 
-def _fingerprints(data: str | Mapping[str, str]) -> dict[str, str]:
+def fingerprint_tags(data: str | Mapping[str, str]) -> dict[str, str]:
     """Return the tags of what a run was made of: of the set alone, or of several things by their fields."""
     if isinstance(data, str):
         return {"data_fingerprint": data}
@@ -268,7 +268,12 @@ def _fingerprints(data: str | Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _experiment_id(client: "MlflowClient", name: str, uri: str) -> str:
+def experiment_id(client: "MlflowClient", name: str, uri: str) -> str:
+    """Return the experiment's id; it is made when there is none.
+
+    Raises:
+        TrackingError: it has been deleted.
+    """
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
