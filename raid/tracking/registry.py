@@ -1,6 +1,6 @@
 """MLflow's model registry: a run's model becomes a version there that `mlflow.pyfunc` loads anywhere.
 
-The version holds the run's model.pt, the code of raid that reads it (`code_paths`: raid is on no package
+The version holds the run's model.pt, the code of raid that reads it (`code/raid.zip`: raid is on no package
 index, and a version must not change with what is installed), the script `served_model`, and the pinned
 packages of this environment. Nothing in it is pickled, nothing in it is inferred.
 """
@@ -8,6 +8,7 @@ packages of this environment. Nothing in it is pickled, nothing in it is inferre
 import json
 import re
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -212,12 +213,14 @@ def _save(path: Path, offer: Offer, logged: "LoggedModel") -> None:
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema, TensorSpec
 
+    code = path.with_name("raid.zip")
+    _pack(code)
     features = TensorSpec(np.dtype(np.float32), (-1, offer.num_features))
     save_model(
         path,
         python_model=Path(__file__).with_name("served_model.py"),
         artifacts={"model": str(offer.weights)},
-        code_paths=[str(_CODE)],
+        code_paths=[str(code)],
         model_config={"device": "auto"},
         signature=ModelSignature(Schema([ColSpec("binary", "image")]), Schema([features])),
         input_example=pd.DataFrame({"image": list(offer.example)}),
@@ -229,6 +232,14 @@ def _save(path: Path, offer: Offer, logged: "LoggedModel") -> None:
             model_id=logged.model_id,
         ),
     )
+
+
+def _pack(archive: Path) -> None:
+    """Write the code of raid, which Python imports from there: two hundred files are sent one by one."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in sorted(_CODE.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                packed.write(file, Path(_CODE.name, file.relative_to(_CODE)))
 
 
 def _new_version(client: "MlflowClient", name: str, logged: "LoggedModel", tags: Mapping[str, str]) -> str:

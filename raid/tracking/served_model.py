@@ -3,6 +3,7 @@
 The model is its file `model.pt`, which is read without executing anything in it: no object is pickled.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
-from raid.methods.serving import Served
+_CODE = Path(__file__).with_name("code") / "raid.zip"
+if _CODE.exists():  # not while the model is made
+    sys.path.insert(0, str(_CODE))
+
+from raid.methods.serving import Served  # noqa: E402
 
 
 class FeatureExtractor(PythonModel):
