@@ -20,6 +20,7 @@ import raid
 from raid.config import read_flat
 from raid.errors import InputError
 from raid.run_folder import RunFolder
+from raid.tracking import DEFAULT_EXPERIMENT
 from raid.tracking.manners import TrackingError, be_mild, patient, quiet, reason
 from raid.tracking.origin import origin_tags, place_tags
 from raid.tracking.place import prepare_database, shown, tracking_uri, without_password
@@ -198,7 +199,9 @@ def _training_run(client: "MlflowClient", folder: RunFolder, uri: str) -> "Run |
 
 def _run_of_its_own(client: "MlflowClient", folder: RunFolder, uri: str) -> "Run":
     """Make a run that says where the model is from; the training's figures are not sent."""
-    experiment = experiment_id(client, str(read_flat(folder.config).get("track.experiment") or "raid"), uri)
+    experiment = experiment_id(
+        client, str(read_flat(folder.config).get("track.experiment") or DEFAULT_EXPERIMENT), uri
+    )
     tags = {**place_tags(folder), **origin_tags(), **version_tags(folder)}
     run = client.create_run(experiment, tags=tags, run_name=f"{folder.path.absolute().name} registered")
     client.set_terminated(run.info.run_id, "FINISHED")
