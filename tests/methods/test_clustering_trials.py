@@ -23,6 +23,7 @@ from raid.methods.icsr.clustering_trials import (
 )
 from raid.methods.sections import Clustering, Neighbors
 from raid.ops import quality
+from raid.ops.jaccard import jaccard_from_neighbors
 from raid.ops.neighbors import knn
 
 SEED = 5
@@ -45,7 +46,7 @@ def trial(k1: Any, k2: int, num_clusters: int, method: str = "agglomerative", **
 
 
 def all_kinds() -> list[Trial]:
-    """Of three (k1, k2), mixed, one named in two ways."""
+    """Of four (k1, k2), mixed, one named in two ways."""
     return [
         trial(12, 4, 30),
         trial(20, 6, 30),
@@ -58,6 +59,9 @@ def all_kinds() -> list[Trial]:
         trial(12, 4, 55),
         trial(20, 6, 300),
         trial(6, 6, 40),
+        trial(12, 2, 30),
+        trial(12, 2, 20, "kmeans", restarts=2),
+        trial(12, 2, 25, "kmeans", restarts=1),
     ]
 
 
@@ -118,9 +122,8 @@ def counted(monkeypatch, module: Any, name: str) -> list[Any]:
     results, before = [], getattr(module, name)
 
     def call(*arguments: Any, **named: Any) -> Any:
-        result = before(*arguments, **named)
-        results.append(weakref.ref(result) if hasattr(result, "__weakref__") else result)
-        return result
+        results.append(before(*arguments, **named))
+        return results[-1]
 
     monkeypatch.setattr(module, name, call)
     return results
@@ -132,13 +135,25 @@ def test_what_is_shared_is_made_once(people, monkeypatch):
     trees = counted(monkeypatch, clustering_trials, "merge_tree")
     partitions = counted(monkeypatch, clustering, "kmeans")
     alone = counted(monkeypatch, clustering, "agglomerative")
-    alive = []
-    for _ in run_trials(people.features, all_kinds(), seed=SEED):
-        alive.append(sum(one() is not None for one in similarities))
-    assert (len(tables), len(similarities), len(trees), len(partitions), len(alone)) == (1, 3, 3, 1, 0)
+    list(run_trials(people.features, all_kinds(), seed=SEED))
+    assert (len(tables), len(similarities), len(trees), len(partitions), len(alone)) == (1, 4, 4, 3, 0)
     assert tables[0][1].shape == (300, 20)
-    assert max(alive) == 1
-    assert sum(one() is not None for one in similarities) == 0
+
+
+def test_one_similarity_is_alive_at_a_time(people, monkeypatch):
+    made: list[Any] = []
+    alive = []
+
+    def jaccard(*arguments: Any, **named: Any) -> Any:
+        alive.append(sum(one() is not None for one in made))  # while the next is made
+        result = jaccard_from_neighbors(*arguments, **named)
+        made.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setattr(clustering_trials, "jaccard_from_neighbors", jaccard)
+    list(run_trials(people.features, all_kinds(), seed=SEED))
+    assert alive == [0, 0, 0, 0]
+    assert [one() for one in made] == [None] * 4
 
 
 def test_outcomes_come_as_they_are_ready(people, monkeypatch):
@@ -147,8 +162,8 @@ def test_outcomes_come_as_they_are_ready(people, monkeypatch):
     for outcome in run_trials(people.features, all_kinds(), seed=SEED):
         places.append(outcome.place)
         made.append(len(similarities))
-    assert places == [0, 2, 3, 4, 6, 8, 1, 5, 9, 7, 10]
-    assert made == [1] * 6 + [2] * 3 + [3] * 2
+    assert places == [0, 2, 3, 4, 6, 8, 1, 5, 9, 7, 10, 11, 12, 13]
+    assert made == [1] * 6 + [2] * 3 + [3] * 2 + [4] * 3
 
 
 def test_no_tree_where_nobody_links(people, monkeypatch):
@@ -233,8 +248,8 @@ def test_what_is_shared_goes_through_a_store_without_a_copy(people):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (trial(12, 4, 301), "num_clusters: 301 of 300 images"),
-        (trial(12, 4, 0, "kmeans"), "num_clusters: 0 of 300 images"),
+        (trial(12, 4, 301), "num_clusters: 301 clusters of 300 images"),
+        (trial(12, 4, 0, "kmeans"), "num_clusters: 0 clusters of 300 images; choose 1 to 300"),
         (Trial(Neighbors(search="approximate"), Clustering(), 30), r"neighbors\.search"),
         (Trial(Neighbors(keep="within_eps"), Clustering(method="dbscan"), 30), r"neighbors\.keep"),
     ],
@@ -263,7 +278,9 @@ def test_stability_counts_outliers_as_clusters_of_their_own():
 
 
 def test_stability_tells_a_number_of_clusters_that_fits_from_one_that_does_not():
-    first = synthetic.features(1, num_identities=20, images_per_identity=12, dim=64, camera_shift=0.2, noise=0.6)
+    first = synthetic.features(
+        1, num_identities=20, images_per_identity=12, dim=64, camera_shift=0.2, noise=0.6
+    )
     moved = first.features + 0.1 * np.random.default_rng(1).standard_normal(first.features.shape) / 8
     moved = (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
     trials = [trial(10, 3, 20), trial(10, 3, 120)]

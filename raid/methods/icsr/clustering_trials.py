@@ -152,11 +152,13 @@ def check_trials(trials: Sequence[Trial], num_images: int) -> None:
 
     Raises:
         InputError: the number of clusters is not 1 to `num_images` (DBSCAN's is not looked at), the search is
-            approximate (another width finds other neighbours), or only a part of the similarity is to be kept.
+            approximate (another width finds other neighbours), or not all of the similarity is to be kept.
     """
     for trial in trials:
         if trial.how.method != "dbscan" and not 1 <= trial.num_clusters <= num_images:
-            raise InputError(f"num_clusters: {trial.num_clusters} of {num_images} images; choose 1 to as many")
+            raise InputError(
+                f"num_clusters: {trial.num_clusters} clusters of {num_images} images; choose 1 to {num_images}"
+            )
         if trial.neighbors.search != "exact":
             raise InputError("neighbors.search: trials share an exact search; remove approximate")
         if trial.neighbors.keep != "all":
@@ -206,10 +208,16 @@ def shared_of(
     """
     # Not a column more than the trial alone would search: a product that the table does not list is computed
     # again, to other last bits.
-    products, rows = (part[:, : _table_width(group[0], len(features), width)] for part in table)
+    columns = _table_width(group[0], len(features), width)
     k1, k2 = group[0].neighbors.of(len(features), group[0].num_clusters)
     similarity = jaccard_from_neighbors(
-        features, rows, products, k1=k1, k2=k2, folder=folder, map_blocks=map_blocks
+        features,
+        table[1][:, :columns],
+        table[0][:, :columns],
+        k1=k1,
+        k2=k2,
+        folder=folder,
+        map_blocks=map_blocks,
     )
     linked = any(trial.how.method == "agglomerative" for trial in group)
     return Shared(similarity, merge_tree(similarity) if linked else None)
