@@ -157,7 +157,8 @@ def check_trials(trials: Sequence[Trial], num_images: int) -> None:
     for trial in trials:
         if trial.how.method != "dbscan" and not 1 <= trial.num_clusters <= num_images:
             raise InputError(
-                f"num_clusters: {trial.num_clusters} clusters of {num_images} images; choose 1 to {num_images}"
+                f"num_clusters: {trial.num_clusters} clusters of {num_images} images; "
+                f"choose 1 to {num_images}"
             )
         if trial.neighbors.search != "exact":
             raise InputError("neighbors.search: trials share an exact search; remove approximate")
