@@ -211,7 +211,8 @@ def _check_comparable(first: EvaluatedRun, run: EvaluatedRun) -> None:
     if not np.array_equal(old_valid, new_valid):
         raise InputError(
             f"{run.path}: other queries than {first.path} have a match ({new_valid.sum()} of "
-            f"{len(new_valid)}, {old_valid.sum()} of {len(old_valid)}); only figures of the same queries can be compared"
+            f"{len(new_valid)}, {old_valid.sum()} of {len(old_valid)}); only figures of the same "
+            "queries can be compared"
         )
 
 
