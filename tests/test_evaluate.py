@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,15 @@ def test_the_record_equals_a_slow_reference(seed):
         np.testing.assert_array_equal(
             record["list_right"][row], sets.gallery.identities[places] == sets.query.identities[i]
         )
+
+
+def test_the_first_match_of_other_protocols():
+    sets, query, gallery = random_set(3)
+    standard = final_record(sets, query, gallery, Options())["first_match"]
+    both_ways = final_record(replace(sets, protocol="viper"), query, gallery, Options())
+    np.testing.assert_array_equal(both_ways["first_match"], standard)  # of the queries alone
+    drawn = RetrievalSet(sets.gallery, None, sets.gallery, None, protocol="cuhk03_classic")
+    assert "first_match" not in final_record(drawn, gallery, gallery, Options())
 
 
 def test_the_record_agrees_with_the_metrics(tmp_path):

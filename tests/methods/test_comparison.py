@@ -134,6 +134,9 @@ def test_seeds_that_one_setting_lacks_are_left_out(tmp_path):
     paths = runs(tmp_path, "base", [1, 2, 3]) + better(tmp_path, [2, 3, 4])
     (pair,) = compare(paths).pairs
     assert (pair.seeds, pair.left_out) == ([2, 3], [1, 4])
+    expected = [np.nanmean(precisions(paths[i + 2])) - np.nanmean(precisions(paths[i])) for i in (1, 2)]
+    np.testing.assert_allclose(pair.differences["eval/mAP"].of_seeds, expected, atol=1e-12)
+    np.testing.assert_allclose(pair.figures["eval/mAP"], expected, atol=1e-12)
     assert "left out, for one of both alone has them: seed 1, 4" in as_text(compare(paths))
 
 
