@@ -152,7 +152,9 @@ def final_record(
         num_shown: P, places of a list.
 
     Returns:
-        `cmc` (min(50, G),) float64; `average_precision` (Q,) float64, NaN = not valid; `num_gallery` ();
+        `cmc` (min(50, G),) float64; `average_precision` (Q,) float64, NaN = not valid; `first_match` (Q,)
+        int64, place of the first right one from 1, 0 = not valid (none where galleries are drawn, as a
+        query has several); `num_gallery` ();
         `shown_rows` (S,) int64, rows of the queries; `shown_kind` (S,) text: best, median or worst;
         `list_rows` (S, P) int64, `list_similarity` (S, P) float32 and `list_right` (S, P) bool, as in
         `raid.ops.ranked_lists.RankedLists`.
@@ -162,11 +164,13 @@ def final_record(
     """
     ranking = retrieval.rank(query_features, gallery_features, options)
     average_precisions = ranking.average_precisions[: len(query_features)]  # VIPeR's other direction follows
+    first_matches = ranking.first_matches[: len(query_features)]
     kinds, rows = _chosen(average_precisions)
     lists = retrieval.ranked_lists(rows, query_features, gallery_features, num_places=num_shown)
     return {
         "cmc": ranking.cmc[:CMC_PLACES],
         "average_precision": average_precisions,
+        **({"first_match": first_matches} if len(first_matches) else {}),
         "num_gallery": np.array(len(gallery_features)),
         "shown_rows": rows,
         "shown_kind": kinds,

@@ -67,9 +67,9 @@ def label_quality(
     known = identities >= 0
     if not known.any():
         return {}
-    figures = _scores("global", identities[known], global_labels[known])
-    figures |= _scores("refined", identities[known], refined_labels[known])
-    figures |= _scores("refined_all", identities[known], refined_labels[known], noise="singletons")
+    figures = quality_scores("global", identities[known], global_labels[known])
+    figures |= quality_scores("refined", identities[known], refined_labels[known])
+    figures |= quality_scores("refined_all", identities[known], refined_labels[known], noise="singletons")
     if local_labels is not None and cameras is not None:
         figures |= _local_scores(identities[known], local_labels[known], cameras[known])
     return figures
@@ -140,7 +140,8 @@ def _diverged(figures: Mapping[str, Any], keys: Iterable[str]) -> Iterator[str]:
             yield f"the mean loss ({key}) is {value}: the training diverged"
 
 
-def _scores(name: str, truth: Ints, labels: Ints, noise: str = "drop") -> dict[str, float]:
+def quality_scores(name: str, truth: Ints, labels: Ints, noise: str = "drop") -> dict[str, float]:
+    """Return the scores of (N,) labels against (N,) identities, all known, as `quality/NAME/...`."""
     figures = {}
     for kind, score in (("bcubed", quality.bcubed), ("pairwise", quality.pairwise)):
         result = score(truth, labels, noise=noise)
@@ -158,6 +159,6 @@ def _local_scores(truth: Ints, labels: Ints, cameras: Ints) -> dict[str, float]:
     total: dict[str, float] = {}
     for camera in np.unique(cameras):
         rows = cameras == camera
-        for key, value in _scores("local", truth[rows], labels[rows]).items():
+        for key, value in quality_scores("local", truth[rows], labels[rows]).items():
             total[key] = total.get(key, 0.0) + value * float(rows.mean())
     return total

@@ -170,7 +170,7 @@ def averaged(query: Side, more: Side) -> Side:
 
 
 def mean_of_both(forward: Ranking, backward: Ranking) -> Ranking:
-    """Return the mean of two rankings; `num_valid` and `average_precisions` are those of both together."""
+    """Return the mean of two rankings; `num_valid` and what is of a query are those of both together."""
     places = max(len(forward.cmc), len(backward.cmc))
     # A shorter gallery has been seen to its end: a curve stays at its last value.
     curves = [np.pad(each.cmc, (0, places - len(each.cmc)), mode="edge") for each in (forward, backward)]
@@ -180,6 +180,7 @@ def mean_of_both(forward: Ranking, backward: Ranking) -> Ranking:
         mINP=(forward.mINP + backward.mINP) / 2,
         num_valid=forward.num_valid + backward.num_valid,
         average_precisions=np.concatenate([forward.average_precisions, backward.average_precisions]),
+        first_matches=np.concatenate([forward.first_matches, backward.first_matches]),
     )
 
 

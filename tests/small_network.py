@@ -8,6 +8,7 @@ from unittest import mock
 import torch
 from torch import nn
 
+from raid.methods.slsr import memory
 from raid.models import backbone
 from raid.models.backbone import AveragePool, Backbone
 from raid.models.batch_norm import NormFactory
@@ -33,4 +34,6 @@ def build(name: str, *, norm: NormFactory, seed: int, **chosen: Any) -> Backbone
 def in_use() -> Iterator[None]:
     """Every encoder that this process makes is of this network."""
     with mock.patch.object(backbone, "build", build):
+        memory._feature_length.cache_clear()  # what is remembered is of the other network
         yield
+    memory._feature_length.cache_clear()

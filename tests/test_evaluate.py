@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,14 +140,17 @@ def slow_list(sets: RetrievalSet, query: np.ndarray, gallery: np.ndarray, i: int
 def test_the_record_equals_a_slow_reference(seed):
     sets, query, gallery = random_set(seed)
     record = final_record(sets, query, gallery, Options(), num_shown=7)
-    expected = np.full(len(query), np.nan)
+    expected, first = np.full(len(query), np.nan), np.zeros(len(query), np.int64)
     for i, identity in enumerate(sets.query.identities):
         places = slow_list(sets, query, gallery, i)
         hits = np.flatnonzero(sets.gallery.identities[places] == identity)
         if identity != -1 and len(hits):
             expected[i] = average_precision(hits)
+            first[i] = hits[0] + 1
     assert np.isnan(expected).any()
     np.testing.assert_allclose(record["average_precision"], expected)
+    np.testing.assert_array_equal(record["first_match"], first)
+    assert record["first_match"].dtype == np.int64
     # Best first, then around the middle, then from the worst up.
     valid = np.flatnonzero(~np.isnan(expected))
     order = valid[np.argsort(-expected[valid], kind="stable")]
@@ -161,6 +165,15 @@ def test_the_record_equals_a_slow_reference(seed):
         np.testing.assert_array_equal(
             record["list_right"][row], sets.gallery.identities[places] == sets.query.identities[i]
         )
+
+
+def test_the_first_match_of_other_protocols():
+    sets, query, gallery = random_set(3)
+    standard = final_record(sets, query, gallery, Options())["first_match"]
+    both_ways = final_record(replace(sets, protocol="viper"), query, gallery, Options())
+    np.testing.assert_array_equal(both_ways["first_match"], standard)  # of the queries alone
+    drawn = RetrievalSet(sets.gallery, None, sets.gallery, None, protocol="cuhk03_classic")
+    assert "first_match" not in final_record(drawn, gallery, gallery, Options())
 
 
 def test_the_record_agrees_with_the_metrics(tmp_path):

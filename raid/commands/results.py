@@ -1,4 +1,4 @@
-"""`raid evaluate`, `report`, `track` and `register`: what becomes of a run."""
+"""`raid evaluate`, `compare`, `report`, `track` and `register`: what becomes of a run."""
 
 import argparse
 from pathlib import Path
@@ -34,6 +34,33 @@ def _evaluate(options: argparse.Namespace) -> None:
     manifests = [Path(text) for text in options.overrides if "=" not in text]
     overrides = [text for text in options.overrides if "=" in text]
     print(evaluate_checkpoint(options.checkpoint, manifests, overrides, out=options.out))
+
+
+def add_compare(commands: Commands) -> None:
+    """Add `raid compare`."""
+    parser = commands.add_parser(
+        "compare",
+        help="say whether the difference between runs is real",
+        description="Put the runs together that differ in their seeds alone, and compare every such setting "
+        "with that of the first RUN: mean and deviation over seeds, differences paired by seed, and 95 % "
+        "intervals by the bootstrap over queries, and over queries and seeds. All must have been evaluated "
+        "on the same images.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run's folder")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all of it as JSON too")
+    parser.set_defaults(run=_compare)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.methods.comparison import compare
+    from raid.methods.comparison_text import as_text
+
+    log.configure()
+    comparison = compare(options.folders)
+    if options.json is not None:
+        comparison.write(options.json)
+    print(as_text(comparison))
 
 
 def add_report(commands: Commands) -> None:

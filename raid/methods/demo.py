@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from raid.data.images import Images
 from raid.data.synthetic_check import hsv_histogram
 from raid.evaluate import RetrievalSet
+from raid.methods import seed_table
 from raid.protocols import Options
 
 Figures = dict[str, float]
-_SHOWN = ("eval/mAP", "eval/rank1")
 
 
 def table(
@@ -25,29 +25,17 @@ def table(
         compared: rows whose differences are of interest.
     """
     width = 2 + max(map(len, [*rows, *(f"{name} - {reference}" for name, reference in compared)]))
-    lines = [f"{'':<{width}}{'mAP':>13}{'rank-1':>15}"]
+    lines = [seed_table.head(width)]
     for name, figures in rows.items():
-        lines.append(_line(name, [_values(figures, key) for key in _SHOWN], "", width))
+        lines.append(seed_table.line(name, [_values(figures, key) for key in seed_table.SHOWN], width))
     if len(seeds) == 1:
         return "\n".join(lines)
     lines += ["", "paired differences by seed (same seed, same start), in percentage points"]
     for name, reference in compared:
-        differences = [_values(rows[name], key) - _values(rows[reference], key) for key in _SHOWN]
-        lines.append(_line(f"{name} - {reference}", differences, "+", width))
-        each = ", ".join(
-            f"seed {seed}: {value:+.1f}" for seed, value in zip(seeds, differences[0], strict=True)
-        )
-        lines.append(f"    mAP {each}")
+        differences = [_values(rows[name], key) - _values(rows[reference], key) for key in seed_table.SHOWN]
+        lines.append(seed_table.line(f"{name} - {reference}", differences, width, signed=True))
+        lines.append(seed_table.by_seed(seeds, differences[0]))
     return "\n".join(lines)
-
-
-def _line(name: str, columns: list[NDArray[np.float64]], sign: str, width: int) -> str:
-    return f"{name:<{width}}" + "".join(f"{_cell(values, sign):>13}  " for values in columns).rstrip()
-
-
-def _cell(values: NDArray[np.float64], sign: str) -> str:
-    mean = f"{values.mean():{sign}.1f}"
-    return mean if len(values) == 1 else f"{mean} +- {values.std(ddof=1):.1f}"
 
 
 def _values(figures: list[Figures], key: str) -> NDArray[np.float64]:

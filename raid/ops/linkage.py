@@ -8,6 +8,7 @@ never nearer to a third one than the nearer of its parts was.
 """
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,6 +19,47 @@ from raid.ops.labels import by_first_appearance
 from raid.ops.linkage_chain import run_chain
 from raid.ops.linkage_state import single_samples
 from raid.ops.symmetric import Matrix, checked
+
+
+@dataclass(frozen=True, eq=False)
+class MergeTree:
+    """The merges of average linkage within connected components, from which any number of clusters is cut.
+
+    Attributes:
+        merges: (M, 2) int32, a sample of each of the two clusters, the nearest clusters first.
+        num_samples: N; N - M connected components are left when all merges are done.
+    """
+
+    merges: NDArray[np.int32]
+    num_samples: int
+
+    @property
+    def num_components(self) -> int:
+        """The least number of clusters."""
+        return self.num_samples - len(self.merges)
+
+
+def merge_tree(similarity: sp.csr_array) -> MergeTree:
+    """Merge samples by average linkage, until the connected components are left.
+
+    Takes nearly all the time of `agglomerative`, whatever the number of clusters: who wants several numbers
+    makes the tree once and calls `cut` for each.
+
+    Args:
+        similarity: as in `agglomerative`, as are the errors and the memory; 8 bytes a sample are returned.
+    """
+    merges, heights = _merge_components(checked(similarity))
+    # Stable: of equal heights the earlier merge first, so a child never comes after its parent.
+    return MergeTree(merges[np.argsort(heights, kind="stable")], similarity.shape[0])
+
+
+def cut(tree: MergeTree, *, num_clusters: int) -> NDArray[np.int64]:
+    """Return the labels of `agglomerative` for this number of clusters; its arguments, errors and warnings.
+
+    Memory: some 30 bytes a sample. Time: milliseconds for ten thousand samples.
+    """
+    _check_number(num_clusters, tree.num_samples)
+    return _labels_at(tree, num_clusters)
 
 
 def agglomerative(similarity: sp.csr_array, *, num_clusters: int) -> NDArray[np.int64]:
@@ -50,26 +92,27 @@ def agglomerative(similarity: sp.csr_array, *, num_clusters: int) -> NDArray[np.
     32,621 of 5,229); at worst, if clusters that merge shared no neighbour, as many, and 2.5 times that while
     the room for them grows. A matrix with unsorted rows is copied.
     """
-    num_samples = similarity.shape[0]
+    _check_number(num_clusters, similarity.shape[0])
+    return _labels_at(merge_tree(similarity), num_clusters)
+
+
+def _check_number(num_clusters: int, num_samples: int) -> None:
     if not 1 <= num_clusters <= num_samples:
         raise ValueError(
             f"num_clusters must be 1 to {num_samples} (the number of samples), got {num_clusters}"
         )
-    merges, heights = _merge_components(checked(similarity))
-    components = num_samples - len(merges)
+
+
+def _labels_at(tree: MergeTree, num_clusters: int) -> NDArray[np.int64]:
+    count, components = tree.num_samples, tree.num_components
     if num_clusters < components:
         warnings.warn(
             f"{num_clusters} clusters asked for, but the samples fall into {components} groups that share no "
             f"neighbour; returning {components} clusters",
-            stacklevel=2,
+            stacklevel=3,
         )
-    # Stable: of equal heights the earlier merge first, so a child never comes after its parent.
-    lowest = np.argsort(heights, kind="stable")[: max(0, num_samples - num_clusters)]
-    return _labels_of(merges[lowest], num_samples)
-
-
-def _labels_of(merges: NDArray[np.int32], num_samples: int) -> NDArray[np.int64]:
-    links = sp.coo_array((np.ones(len(merges), np.int8), tuple(merges.T)), shape=(num_samples, num_samples))
+    lowest = tree.merges[: count - num_clusters]
+    links = sp.coo_array((np.ones(len(lowest), np.int8), tuple(lowest.T)), shape=(count, count))
     return by_first_appearance(connected_components(links, directed=False)[1])[0]
 
 

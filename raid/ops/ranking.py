@@ -24,6 +24,8 @@ class Ranking:
         mINP: mean over valid queries of number of matches / place of the last match.
         num_valid: queries that have a match at all.
         average_precisions: (Q,) float64; NaN for a query that is not valid.
+        first_matches: (Q,) int64, place of the best match from 1, 0 for a query that is not valid; empty
+            where a query has several galleries.
     """
 
     mAP: float
@@ -31,6 +33,7 @@ class Ranking:
     mINP: float
     num_valid: int
     average_precisions: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    first_matches: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def rank(
@@ -280,4 +283,5 @@ def _ranking(parts: Iterable[NDArray[np.float64]], num_gallery: int) -> Ranking:
         mINP=float(scores[:, 2].mean()),
         num_valid=len(scores),
         average_precisions=of_all[:, 1],
+        first_matches=np.nan_to_num(of_all[:, 0] + 1).astype(np.int64),
     )

@@ -36,6 +36,7 @@ def paths() -> dict[str, Any]:
         paths_neighbors,
         paths_ranking,
         paths_step,
+        paths_sweep,
         peers,
     )
 
@@ -45,6 +46,7 @@ def paths() -> dict[str, Any]:
         paths_clustering,
         paths_ranking,
         paths_step,
+        paths_sweep,
         paths_large,
         paths_multilabel,
         paths_checkouts,

@@ -9,7 +9,7 @@ from sklearn.cluster import AgglomerativeClustering
 
 from raid.data import synthetic
 from raid.ops.jaccard import jaccard_similarity
-from raid.ops.linkage import agglomerative
+from raid.ops.linkage import agglomerative, cut, merge_tree
 from raid.ops.quality import ari
 
 
@@ -70,6 +70,28 @@ def test_equals_scipy_and_sklearn(density, seed):
         np.testing.assert_array_equal(labels, scipy_labels(similarity, num_clusters))
         other = AgglomerativeClustering(num_clusters, metric="precomputed", linkage="average").fit(distance)
         np.testing.assert_array_equal(labels, by_first_appearance(other.labels_))
+
+
+def test_one_tree_is_cut_at_any_number_of_clusters():
+    similarity = random_similarity(120, 0.1, seed=5)
+    tree = merge_tree(similarity)
+    assert tree.num_components == 1
+    for num_clusters in (1, 2, 7, 50, 119, 120):
+        labels = cut(tree, num_clusters=num_clusters)
+        np.testing.assert_array_equal(labels, scipy_labels(similarity, num_clusters))
+    for num_clusters in (0, 121):
+        with pytest.raises(ValueError, match=f"num_clusters must be 1 to 120 .* got {num_clusters}"):
+            cut(tree, num_clusters=num_clusters)
+
+
+def test_tree_of_several_components():
+    similarity = sp.csr_array(np.kron(np.eye(4), np.ones((3, 3))).astype(np.float32))
+    tree = merge_tree(similarity)
+    assert tree.num_components == 4
+    with pytest.warns(UserWarning, match=r"2 clusters asked for.* 4 ") as warned:
+        labels = cut(tree, num_clusters=2)
+    assert warned[0].filename == __file__  # the caller's line, and so in `agglomerative`
+    np.testing.assert_array_equal(labels, np.repeat(np.arange(4), 3))
 
 
 def test_jaccard_of_clear_identities():

@@ -19,7 +19,7 @@ from raid.ops.approximate import approximate_knn
 from raid.ops.dbscan import dbscan
 from raid.ops.jaccard import jaccard_from_neighbors
 from raid.ops.kmeans import kmeans
-from raid.ops.linkage import agglomerative
+from raid.ops.linkage import MergeTree, agglomerative, cut
 from raid.ops.neighbors import MapBlocks, knn
 
 Ints = NDArray[np.int64]
@@ -79,7 +79,7 @@ def cluster(
     near_alone = neighbors.keep == "within_eps" and how.method == "dbscan"
     table, recall = search(features, k, neighbors, seed, map_blocks)
     products, rows = table
-    with _similarity_folder(neighbors, scratch) as folder:
+    with similarity_folder(neighbors, scratch) as folder:
         similarity = jaccard_from_neighbors(
             features,
             rows,
@@ -117,7 +117,7 @@ def search(
 
 
 @contextmanager
-def _similarity_folder(neighbors: Neighbors, scratch: Path | None) -> Iterator[Path | None]:
+def similarity_folder(neighbors: Neighbors, scratch: Path | None) -> Iterator[Path | None]:
     """Give a folder for the similarity while it is needed; None: it stays in memory."""
     if neighbors.similarity == "memory":
         yield None
@@ -135,12 +135,20 @@ def _similarity_folder(neighbors: Neighbors, scratch: Path | None) -> Iterator[P
 
 
 def labels_of(
-    features: NDArray[np.float32], similarity: csr_array, how: Clustering, num_clusters: int, seed: int
+    features: NDArray[np.float32],
+    similarity: csr_array,
+    how: Clustering,
+    num_clusters: int,
+    seed: int,
+    *,
+    tree: MergeTree | None = None,
 ) -> tuple[Ints, list[str]]:
-    """Return the labels, and what the method warns of."""
+    """Return the labels, and what the method warns of; `tree` is the similarity's, where it is known."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         match how.method:
+            case "agglomerative" if tree is not None:
+                labels = cut(tree, num_clusters=num_clusters)
             case "agglomerative":
                 labels = agglomerative(similarity, num_clusters=num_clusters)
             case "dbscan":

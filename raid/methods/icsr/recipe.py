@@ -15,7 +15,6 @@ gallery (no evaluation), and `refine.enabled=false`: Cluster-Contrast with agglo
 Raises InputError for what the user can mend: see `run`.
 """
 
-import logging
 import time
 
 import numpy as np
@@ -30,8 +29,6 @@ from raid.methods.inputs import open_inputs
 from raid.methods.launch import local_backend, opened, reported, tracked
 from raid.run_folder import RunFolder
 from raid.spans import Spans
-
-logger = logging.getLogger(__name__)
 
 
 def run(

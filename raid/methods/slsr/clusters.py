@@ -1,6 +1,5 @@
 """SLSR stage 2: clusters of the training images by the baseline's features (section 4.2)."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from raid.ops.kmeans import kmeans
 from raid.ops.silhouettes import principal_plane, silhouette_table, silhouettes
 
 Ints = NDArray[np.int64]
-logger = logging.getLogger(__name__)
 _ARRAYS = ("clusters", "labels", "plane", "numbers", "silhouette_features", "silhouette_plane", "silhouette")
 
 

@@ -31,6 +31,7 @@ from raid.distributed import checkpoint
 from raid.distributed.backend import Backend
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
+from raid.files import atomic_path
 from raid.methods.encoder import device_of
 from raid.methods.launch import local_backend, opened, reported, tracked
 from raid.methods.slsr.check import check
@@ -90,7 +91,8 @@ def run(
         if config.finetuning.epochs:
             _finetune(config, inputs, weights, folder, backend, spans)
         else:
-            shutil.copyfile(folder.baseline, folder.model)
+            with atomic_path(folder.model) as temporary:
+                shutil.copyfile(folder.baseline, temporary)
         reported(folder, inputs.inputs.retrieval)
     return folder
 
