@@ -1,7 +1,7 @@
 """The folder of one sweep: what was to be tried, and what came of it.
 
 sweep.json            what determines the sweep: its name, method, run file, axes, search, objective, seeds
-trials/NNN/           a trial: a run folder (`raid.run_folder`), and trial.json: what was tried, and how it ended
+trials/NNN/           a trial: a run folder (`raid.run_folder`), and trial.json: what was tried, how it ended
 shared/               stages that trials have in common, done once; features that all of them cluster
 ray_tune/             Ray Tune's own state, for --resume
 best.yaml             the best trial as a run file
