@@ -21,6 +21,7 @@ from raid.run_folder import RunFolder
 
 # Of a trial. A process that dies leaves `running`; that the trial is unfinished is known when the sweep ends.
 State = Literal["running", "done", "stopped", "failed"]
+ENDED = ("done", "stopped")  # a resumed sweep does not run these again
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,28 @@ class SweepFolder:
         names = sorted((self.path / "trials").glob("*/trial.json"))
         found = [self.trial(int(name.parent.name)) for name in names if name.parent.name.isdecimal()]
         return sorted((trial for trial in found if trial is not None), key=lambda trial: trial.number)
+
+    def write_shared(self, key: str, result: Path | None, failure: str) -> None:
+        """Write down the result of a stage that trials share, or why there is none."""
+        with atomic_path(self._shared_file(key)) as temporary:
+            temporary.write_text(json.dumps({"result": str(result or ""), "failure": failure}) + "\n")
+
+    def shared_result(self, key: str) -> Path:
+        """Return the result of a stage that trials share.
+
+        Raises:
+            InputError: it failed, or was not done.
+        """
+        path = self._shared_file(key)
+        if not path.exists():
+            raise InputError(f"{key}: the process that does this stage for all trials died; see above")
+        said = json.loads(path.read_text())
+        if said["failure"]:
+            raise InputError(f"{key}, which trials share: {said['failure']}")
+        return Path(said["result"])
+
+    def _shared_file(self, key: str) -> Path:
+        return self.shared / f"{key}.json"
 
     def _trial_file(self, number: int) -> Path:
         return self.run(number).path / "trial.json"

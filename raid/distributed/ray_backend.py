@@ -16,11 +16,11 @@ import ray
 import ray.train
 import torch
 from ray.actor import ActorHandle
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raid import log, machine
-from raid.distributed.fanout import FanOut
+from raid.distributed.fanout import FanOut, InProcess
 from raid.distributed.group import Group
 from raid.distributed.launch import COLLECTIVE_TIMEOUT
 from raid.distributed.ray_pool import RayPool
@@ -46,7 +46,7 @@ _TRAIN_SETTINGS = {
 class RayBackend:
     """A cluster that is there (`RAY_ADDRESS`, or a submitted job's), or one of this machine's own."""
 
-    def __init__(self, *, workers: int, threads: int, device: Device, pool_size: int) -> None:
+    def __init__(self, *, workers: int, threads: int, device: Device, pool_size: int | None) -> None:
         """Say what the runs need; nothing is started yet.
 
         Args:
@@ -54,11 +54,12 @@ class RayBackend:
             threads: CPU threads of each worker and of each process of the pool.
             device: with `cuda`, or `auto` on a cluster with GPUs, every worker has a GPU, and so has every
                 process of stage 1. This process needs none: it may be on a head without.
-            pool_size: processes of the pool; 0: as many as there are workers.
+            pool_size: processes of the pool; None: as many as there are workers; 0: none, their work is done
+                by the worker that asks, or here (on GPUs, where this process has none, by one process).
         """
         self.workers, self.threads, self.device = workers, threads, device
         self.on_gpu = False
-        self.pool_size = pool_size or workers
+        self.pool_size = workers if pool_size is None else pool_size
         self._started: RayPool | None = None
         self._folder = Path()
 
@@ -70,32 +71,31 @@ class RayBackend:
                 "directory that goes with it; give an absolute path on storage that all nodes share"
             )
         self._folder = folder.absolute()
-        for name, value in _TRAIN_SETTINGS.items():
-            os.environ.setdefault(name, value)
-        if not ray.is_initialized():
-            ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.WARNING)
+        connect()
         have = ray.cluster_resources()
-        self.on_gpu = self.device == "cuda" or (self.device == "auto" and have.get("GPU", 0.0) > 0.0)
+        self.on_gpu = wants_gpus(self.device, have)
         _check_resources(have, workers=self.workers, threads=self.threads, on_gpu=self.on_gpu)
-        if self._started is None:
+        if self._started is None and self.pool_size:
             self._started = RayPool.start(self.pool_size, threads=self.threads)
 
     @property
-    def _pool(self) -> RayPool:
-        assert self._started is not None, "prepare comes first"
-        return self._started
+    def _fanout(self) -> FanOut:
+        return self._started or InProcess()
 
     def memory_bytes(self) -> int:
-        """Return the memory of the smallest machine with a process of the pool."""
-        return min(self._pool.on_each(machine.memory_bytes))
+        """Return the memory of the smallest machine with a process of the pool; without one, of this."""
+        return min(self._started.on_each(machine.memory_bytes)) if self._started else machine.memory_bytes()
 
     @contextmanager
     def pool(self, num_items: int) -> Iterator[FanOut]:
         """Give the warm pool; on GPUs, a pool of its own that holds them until the block ends."""
         if not self.on_gpu:
-            yield self._pool
+            if self._started is None:
+                torch.set_num_threads(self.threads)
+            yield self._fanout
             return
-        pool = RayPool.start(min(self.pool_size, num_items), threads=self.threads, gpus=1.0)
+        size = min(max(1, self.pool_size), num_items)
+        pool = RayPool.start(size, threads=self.threads, gpus=1.0)
         try:
             yield pool
         finally:
@@ -105,12 +105,13 @@ class RayBackend:
         """Call `function(group, pool, *arguments)` on every worker of one `TorchTrainer`."""
         folder = self._folder / f"ray_train_{uuid.uuid4().hex[:8]}"
         folder.mkdir(parents=True)
-        mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+        # By default it would belong to the resources of a Tune trial, which have no room for it.
+        mailbox = ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(_Mailbox).remote()
         trainer = TorchTrainer(
             _loop,
             train_loop_config={
                 # In a list: a reference at the top would be fetched before the workers are there.
-                "work": [ray.put((function, self._pool, arguments))],
+                "work": [ray.put((function, self._fanout, arguments))],
                 "mailbox": mailbox,
                 "threads": self.threads,
                 "storage": folder,
@@ -128,6 +129,7 @@ class RayBackend:
                 name="stage",
                 storage_path=str(folder),
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=1),
+                callbacks=self._callbacks(),
                 logging_config=LoggingConfig(log_level="WARNING"),  # not every figure of every report
             ),
         )
@@ -139,11 +141,32 @@ class RayBackend:
             ray.kill(mailbox)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def close(self) -> None:
-        """Stop the pool and leave the cluster."""
+    def _callbacks(self) -> list[UserCallback]:
+        """Return who is told of every report of the workers."""
+        return []
+
+    def _close_pool(self) -> None:
         if self._started is not None:
             self._started.close()
+        self._started = None
+
+    def close(self) -> None:
+        """Stop the pool and leave the cluster."""
+        self._close_pool()
         ray.shutdown()
+
+
+def connect() -> None:
+    """Connect this process to the cluster that is there, or start one of this machine's own."""
+    for name, value in _TRAIN_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if not ray.is_initialized():
+        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.WARNING)
+
+
+def wants_gpus(device: Device, have: Mapping[str, float]) -> bool:
+    """Whether the workers have a GPU each, on a cluster with these resources."""
+    return device == "cuda" or (device == "auto" and have.get("GPU", 0.0) > 0.0)
 
 
 @dataclass(frozen=True)

@@ -64,3 +64,8 @@ def plan(config: MethodConfig, given: Given, *, tflops: float | None) -> tuple[s
     if isinstance(config, MarConfig):
         return mar_plan.plan_run(config, given, tflops=tflops)
     return slsr_plan.plan_run(config, given, tflops=tflops)
+
+
+def epochs(config: MethodConfig) -> int:
+    """Return how many epochs a run of `config` records."""
+    return config.inter.epochs if isinstance(config, IcsrConfig) else config.epochs

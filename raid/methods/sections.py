@@ -315,7 +315,14 @@ class Extract(Schema):
 class Pool(Schema):
     """The processes beside the training workers: cameras of stage 1, blocks of rows between epochs."""
 
-    size: Annotated[NonNegativeInt, "processes; 0: as many as run.workers"] = 0
+    size: Annotated[
+        NonNegativeInt | None,
+        "processes; null: as many as run.workers; 0: none, the worker (or the driver) does their work itself",
+    ] = None
+
+    def processes(self, workers: int) -> int:
+        """Return how many processes share the pool's work in a run of so many workers."""
+        return workers if self.size is None else max(1, self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
