@@ -62,7 +62,8 @@ def _pictures(folder: RunFolder, recorded: dict[str, Any], overrides: Sequence[s
     match recorded["method"]:
         case "icsr":
             config = load(IcsrConfig, folder.config, overrides)
-            return _lists(folder, config.data, fingerprint), None
+            of_images = fingerprint if isinstance(fingerprint, str) else fingerprint["data.root"]
+            return _lists(folder, config.data, of_images), None
         case "mar":
             of_mar = load(MarConfig, folder.config, overrides)
             if not (_shows_lists(folder) or folder.mining() or folder.multilabels.exists()):

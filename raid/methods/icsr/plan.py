@@ -54,7 +54,7 @@ def make_plan(config: IcsrConfig, counts: Counts, encoder: EncoderSpeed, cluster
     workers, epochs = config.run.workers, config.inter.epochs
     processes = config.pool.processes(workers)
     steps = []
-    if config.refine.enabled:
+    if config.makes_labels:
         steps.append(_intra_camera(config, counts, encoder, clustering, processes))
     batch = config.training.sampler.batch_size
     evaluations = sum(config.evaluate.due(epoch, epochs) for epoch in range(epochs)) if counts.query else 0
