@@ -1,7 +1,8 @@
 """The command line of the scripts in tune/."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,12 @@ def main(sweep: "Sweep", arguments: Sequence[str] | None = None) -> int:
     """Run a sweep whose trials train, as the command line says; return the exit status."""
     options = parse_with_overrides(_parser(sweep), arguments)
 
-    def run() -> None:
+    def kind() -> "Kind":
         from raid.methods.sweeps.training import Training
 
-        _run(sweep, options, Training(sweep.shared))
+        return Training(sweep.shared)
 
-    return exit_status(run)
+    return exit_status(lambda: _run(sweep, options, kind))
 
 
 def main_clustering(sweeps: "Mapping[Stage, Sweep]", arguments: Sequence[str] | None = None) -> int:
@@ -47,15 +48,17 @@ def main_clustering(sweeps: "Mapping[Stage, Sweep]", arguments: Sequence[str] | 
     )  # fmt: skip
     options = parse_with_overrides(parser, arguments)
 
-    def run() -> None:
+    def kind() -> "Kind":
         from raid.methods.sweeps.clustering import Clustering
 
-        _run(sweeps[options.stage], options, Clustering(tuple(options.features), options.stage))
+        return Clustering(tuple(options.features), options.stage)
 
-    return exit_status(run)
+    return exit_status(lambda: _run(sweeps[options.stage], options, kind))
 
 
-def _run(sweep: "Sweep", options: argparse.Namespace, kind: "Kind") -> None:
+def _run(sweep: "Sweep", options: argparse.Namespace, kind: "Callable[[], Kind]") -> None:
+    # Read when Ray is imported: lines that look alike, such as those of the epochs, would be left out.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     from raid import log
     from raid.config import parse_overrides
     from raid.methods.sweeps.driver import run_sweep
@@ -76,7 +79,7 @@ def _run(sweep: "Sweep", options: argparse.Namespace, kind: "Kind") -> None:
         grace=options.grace,
         how="resume" if options.resume else "fresh" if options.fresh else "begin",
     )
-    print(run_sweep(sweep, asked, kind))
+    print(run_sweep(sweep, asked, kind()))
 
 
 def _parser(sweep: "Sweep", *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -106,7 +107,8 @@ class RayBackend:
         folder = self._folder / f"ray_train_{uuid.uuid4().hex[:8]}"
         folder.mkdir(parents=True)
         # By default it would belong to the resources of a Tune trial, which have no room for it.
-        mailbox = ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(_Mailbox).remote()
+        actor = ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(_Mailbox)
+        mailbox = actor.remote() if self.workers > 1 else None
         trainer = TorchTrainer(
             _loop,
             train_loop_config={
@@ -138,7 +140,8 @@ class RayBackend:
         except ray.train.WorkerGroupError as error:
             raise _cause(error) from None
         finally:
-            ray.kill(mailbox)
+            if mailbox is not None:
+                ray.kill(mailbox)
             shutil.rmtree(folder, ignore_errors=True)
 
     def _callbacks(self) -> list[UserCallback]:
@@ -160,8 +163,41 @@ def connect() -> None:
     """Connect this process to the cluster that is there, or start one of this machine's own."""
     for name, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
-    if not ray.is_initialized():
-        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.WARNING)
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, logging_level=logging.WARNING)
+        return
+    # What frees the resources of a trainer that was killed asks the cluster by its address, which its process
+    # has to know where there are two clusters on a machine; it takes on what the cluster is started with.
+    port = str(_free_port())
+    with _environment(RAY_GCS_SERVER_PORT=port, RAY_ADDRESS=f"{ray.util.get_node_ip_address()}:{port}"):
+        ray.init(address="local", include_dashboard=True, logging_level=logging.WARNING)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _free_port() -> int:
+    """Return a port that nobody listens on, outside the range of Ray's workers."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("", 0))
+            port = int(listener.getsockname()[1])
+        if port >= 20000:
+            return port
 
 
 def wants_gpus(device: Device, have: Mapping[str, float]) -> bool:
@@ -173,7 +209,7 @@ def wants_gpus(device: Device, have: Mapping[str, float]) -> bool:
 class TrainGroup(Group):
     """The workers of a `TorchTrainer`."""
 
-    mailbox: ActorHandle
+    mailbox: ActorHandle | None  # None: one worker has nobody to write to
     calls: Iterator[int] = field(default_factory=itertools.count)
 
     def once(self, compute: Callable[[], T]) -> T:
@@ -181,7 +217,7 @@ class TrainGroup(Group):
 
         A collective that stays open while a set is clustered would run into its time-out.
         """
-        if self.size == 1:
+        if self.mailbox is None:
             return compute()
         call = next(self.calls)
         if self.is_first:
@@ -197,9 +233,9 @@ class TrainGroup(Group):
             raise failure
         return result  # type: ignore[no-any-return]
 
-    def report(self, figures: Mapping[str, float]) -> None:
+    def report(self, epoch: int, figures: Mapping[str, float]) -> None:
         """Report an epoch to Ray Train."""
-        ray.train.report(dict(figures))
+        ray.train.report({**figures, "epoch": epoch})
 
 
 class _Mailbox:

@@ -37,7 +37,6 @@ _TUNE_SETTINGS = {
     # An epoch without the objective, such as one of a stage before, is no mistake.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # metrics.jsonl has it all
-    "RAY_AIR_NEW_OUTPUT": "0",
 }
 logger = logging.getLogger(__name__)
 
@@ -226,7 +225,6 @@ def run_trials(
     at_once: int,
     mode: Mode = "max",
     halving: Halving | None = None,
-    reuse: bool = False,
     ended: Ended = lambda number, point, failed: None,
 ) -> None:
     """Run `work` for every number (or for every point that Optuna draws), `at_once` at a time.
@@ -240,7 +238,6 @@ def run_trials(
         at_once: trials.
         mode: of the objective.
         halving: stops trials early; None: nobody does.
-        reuse: run trials one after the other in the same processes.
         ended: called here with number and point (see `Work`) of a trial that has ended or was stopped, and
             whether it failed.
 
@@ -263,7 +260,7 @@ def run_trials(
             max_concurrent_trials=at_once,
             search_alg=_searcher(numbers, mode),
             scheduler=halving.scheduler(mode) if halving else FIFOScheduler(),
-            reuse_actors=reuse,
+            reuse_actors=True,  # a process takes seconds to import what it needs
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(

@@ -59,7 +59,7 @@ def follow(folder: RunFolder, experiment: str, tags: Mapping[str, str]) -> Itera
         yield
         return
     outcome = "KILLED"
-    with _terminable():
+    with terminable():
         try:
             yield
             outcome = "FINISHED"
@@ -122,7 +122,7 @@ def _complete(record: Record, folder: RunFolder) -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Let SIGTERM end the block with SystemExit: by default Python dies of it without another word."""
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
