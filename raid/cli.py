@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from raid import __version__
 from raid.commands.command_line import exit_status, parse_with_overrides
 from raid.commands.data import add_data
-from raid.commands.results import add_compare, add_evaluate, add_register, add_report, add_track
+from raid.commands.results import (
+    add_compare,
+    add_evaluate,
+    add_register,
+    add_report,
+    add_tables,
+    add_track,
+)
 from raid.commands.training import add_config, add_demo, add_methods, add_plan
 
 
@@ -29,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     add_demo(commands)
     add_evaluate(commands)
     add_compare(commands)
+    add_tables(commands)
     add_report(commands)
     add_track(commands)
     add_register(commands)
