@@ -10,7 +10,7 @@ tracking_parent.json  the MLflow run that those of the trials are nested in
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +63,7 @@ class Axis:
         high: other end.
         log: draw evenly on the logarithm.
         instead: what is set in place of `path` for a value that is not one of `path`'s own (by the value).
+        only: by the paths of other axes, the values of theirs with which this one changes anything.
     """
 
     path: str
@@ -71,6 +72,7 @@ class Axis:
     high: float | None = None
     log: bool = False
     instead: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    only: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -37,8 +37,12 @@ SWEEPS = {
         axes=(
             *NEIGHBORS,
             Axis("inter.method", METHODS),
-            Axis("inter.eps", EPS, low=0.3, high=0.8),
-            Axis("inter.num_clusters", (400, 600, 800, 1000, 1200, 1600)),
+            Axis("inter.eps", EPS, low=0.3, high=0.8, only={"inter.method": ("dbscan",)}),
+            Axis(
+                "inter.num_clusters",
+                (400, 600, 800, 1000, 1200, 1600),
+                only={"inter.method": ("agglomerative", "kmeans")},
+            ),
         ),
         objectives=OBJECTIVES,
     ),
@@ -49,8 +53,12 @@ SWEEPS = {
         axes=(
             *NEIGHBORS,
             Axis("intra.method", METHODS),
-            Axis("intra.eps", EPS, low=0.3, high=0.8),
-            Axis("intra.num_clusters", ("n//3", "n//4", "n//5", "n//7", "n//10")),
+            Axis("intra.eps", EPS, low=0.3, high=0.8, only={"intra.method": ("dbscan",)}),
+            Axis(
+                "intra.num_clusters",
+                ("n//3", "n//4", "n//5", "n//7", "n//10"),
+                only={"intra.method": ("agglomerative", "kmeans")},
+            ),
         ),
         objectives=OBJECTIVES,
     ),

@@ -16,6 +16,9 @@ from raid.commands.sweeping import main
 from raid.methods.sweeps import definition, stages
 from raid.sweep_folder import Axis
 
+DISCARDS = {"refine.decay": ("none", "linear", "exponential", "cosine")}
+DECAYS = {"refine.decay": ("linear", "exponential", "cosine")}
+
 SWEEP = definition.Sweep(
     name="decay_schedule",
     method="icsr",
@@ -26,13 +29,13 @@ SWEEP = definition.Sweep(
             ("off", "none", "linear", "exponential", "cosine"),
             instead={"off": {"refine.enabled": False}},  # Cluster-Contrast: nothing is discarded
         ),
-        Axis("refine.horizon", (1.0, 2.0, 3.0), low=1.0, high=5.0),
-        Axis("refine.start", (1.0, 0.75, 0.5), low=0.5, high=1.0),
-        Axis("refine.end", (0.0, 0.25), low=0.0, high=0.5),
-        Axis("refine.referee", ("top", "union", "intersection", "sequential")),
-        Axis("refine.score_cutoff", (0.3, 0.5, 0.7, None)),
-        Axis("refine.num_neighbors", (5, 10, 15, 25)),
-        Axis("refine.require_above_mean", (True, False)),
+        Axis("refine.horizon", (1.0, 2.0, 3.0), low=1.0, high=5.0, only=DECAYS),
+        Axis("refine.start", (1.0, 0.75, 0.5), low=0.5, high=1.0, only=DISCARDS),
+        Axis("refine.end", (0.0, 0.25), low=0.0, high=0.5, only=DECAYS),
+        Axis("refine.referee", ("top", "union", "intersection", "sequential"), only=DISCARDS),
+        Axis("refine.score_cutoff", (0.3, 0.5, 0.7, None), only=DISCARDS),
+        Axis("refine.num_neighbors", (5, 10, 15, 25), only=DISCARDS),
+        Axis("refine.require_above_mean", (True, False), only=DISCARDS),
     ),
     objectives=(definition.SILHOUETTE, definition.CHURN, definition.MAP, definition.RANK1),
     shared=(stages.LOCAL_LABELS,),

@@ -65,9 +65,26 @@ def _listed(name: str, values: Any) -> tuple[Any, ...]:
 
 
 def grid(axes: Sequence[Axis]) -> Iterator[Point]:
-    """Yield every combination of the axes' values, the last axis changing fastest."""
+    """Yield every combination of the axes' values once, the last axis changing fastest."""
+    seen = set()
     for values in itertools.product(*(axis.values for axis in axes)):
-        yield {axis.path: value for axis, value in zip(axes, values, strict=True)}
+        point = settled(axes, {axis.path: value for axis, value in zip(axes, values, strict=True)})
+        key = repr(point)
+        if key not in seen:
+            seen.add(key)
+            yield point
+
+
+def settled(axes: Sequence[Axis], point: Point) -> Point:
+    """Return the point with the first value for every axis that changes nothing beside the others' values.
+
+    So points that are the same run are the same point: dbscan, say, takes no number of clusters.
+    """
+    found = dict(point)
+    for axis in axes:
+        if any(path in point and point[path] not in values for path, values in axis.only.items()):
+            found[axis.path] = axis.values[0]
+    return found
 
 
 def legal(points: Iterable[Point], check: Check) -> tuple[list[Point], list[str]]:
@@ -95,7 +112,7 @@ def drawn(axes: Sequence[Axis], num: int, seed: int, check: Check) -> list[Point
     failure: InputError | None = None
     since = 0
     while len(found) < num and since < _PATIENCE:
-        point = {axis.path: _draw(axis, random) for axis in axes}
+        point = settled(axes, {axis.path: _draw(axis, random) for axis in axes})
         since += 1
         if point in found:
             continue

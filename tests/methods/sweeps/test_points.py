@@ -13,6 +13,9 @@ HORIZON = Axis("refine.horizon", (1.0, 3.0), low=1.0, high=5.0)
 WEIGHT = Axis("losses.lambda1", (1e-4, 1e-2), low=1e-4, high=1e-2, log=True)
 
 
+ONLY_DECAYING = Axis("refine.horizon", (1.0, 3.0), only={"refine.decay": ("cosine",)})
+
+
 def never(point):
     pass
 
@@ -109,3 +112,10 @@ def test_optuna_is_given_choices_and_ranges():
 def test_a_point_in_words():
     point = {"refine.decay": "off", "losses.lambda1": 0.000123456}
     assert told([DECAY, WEIGHT], point) == "decay=off, lambda1=0.0001235"
+
+
+def test_settings_that_change_nothing_make_no_points_of_their_own():
+    points = [tuple(point.values()) for point in grid([DECAY, ONLY_DECAYING])]
+    assert points == [("off", 1.0), ("none", 1.0), ("cosine", 1.0), ("cosine", 3.0)]
+    assert len(drawn([DECAY, ONLY_DECAYING], 50, 1, never)) == 4
+    assert len(list(grid([ONLY_DECAYING]))) == 2  # the decay is not searched: it is the run file's
