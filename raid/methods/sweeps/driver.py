@@ -82,7 +82,7 @@ def _open(folder: SweepFolder, record: SweepRecord, how: str) -> None:
     if how == "fresh" and folder.record.exists():
         for path in (folder.path / "trials", folder.shared, folder.tune):
             shutil.rmtree(path, ignore_errors=True)
-        for path in (folder.best, folder.report, folder.path / "tracking_parent.json", folder.record):
+        for path in (folder.best, folder.report, *folder.path.glob("tracking_parent.*"), folder.record):
             path.unlink(missing_ok=True)
     if not folder.record.exists():
         if how == "resume":

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from raid.errors import InputError
 from raid.methods.known import MethodConfig
@@ -12,56 +13,57 @@ from raid.sweep_folder import Trial
 from raid.tracking import terminable
 from raid.tracking.server import served
 from raid.tracking.sweep import Parent, close_trials
+from raid.tracking.sweep import Trial as Left
 
-# How long the end of a sweep may wait for a server that is away.
-_END_WAIT_S = 60.0
+# How long the end of a sweep may wait for a server that is away; and how long what a trial left is sent while
+# others run: what does not come through is sent at the end.
+_END_WAIT_S, _TRIAL_WAIT_S = 60.0, 5.0
+_OUTCOMES = {"done": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 
 
-@dataclass
 class Tracked:
     """What MLflow is told of a sweep; nothing where `track.enabled` is false.
 
     Attributes:
         base: of the trials, whose runs are nested in the sweep's.
-        parent: the sweep's run.
-        uri: of MLflow.
-        best: value of the best trial up to now.
-        num_ended: trials that have ended.
     """
 
-    base: Base
-    parent: Parent | None = None
-    uri: str = ""
-    best: float | None = None
-    num_ended: int = 0
-    stopped: list[int] = field(default_factory=list)
+    def __init__(self, base: Base, parent: Parent | None = None, uri: str = "") -> None:
+        """Tell `parent`, the sweep's run at `uri`."""
+        self.base, self._parent, self._uri = base, parent, uri
+        self._best: float | None = None
+        self._num_ended = 0
+        self._closer = ThreadPoolExecutor(1, "raid-closing")
 
     def ended(self, trial: Trial) -> None:
-        """Tell of a trial that has ended."""
+        """Tell of a trial that has ended; nobody waits for it."""
         objective = self.base.record.objective
-        self.num_ended += 1
+        self._num_ended += 1
         value = trial.value if trial.state == "done" else None
-        if value is not None and (self.best is None or objective.better(value, self.best)):
-            self.best = value
-        if trial.state == "stopped":
-            self.stopped.append(trial.number)
-        if self.parent is not None:
-            figures = {"sweep/ended": float(self.num_ended)}
-            if self.best is not None:
-                figures[f"sweep/best_{objective.name}"] = self.best
-            self.parent.log(figures, self.num_ended)
+        if value is not None and (self._best is None or objective.better(value, self._best)):
+            self._best = value
+        if self._parent is None:
+            return
+        figures = {"sweep/ended": float(self._num_ended)}
+        if self._best is not None:
+            figures[f"sweep/best_{objective.name}"] = self._best
+        self._parent.log(figures, self._num_ended)
+        self._closer.submit(close_trials, [self._left(trial)], self._uri, _TRIAL_WAIT_S)
 
     def conclude(self) -> None:
-        """Send what MLflow does not have of the trials yet, and close those that a scheduler has stopped."""
-        if self.parent is None:
-            return
-        folder = self.base.folder
-        runs = [folder.run(trial.number) for trial in folder.trials()]
-        stopped = [folder.run(number) for number in self.stopped]
-        others = [run for run in runs if run not in stopped]
-        by = self.base.record.scheduler
-        close_trials(stopped, self.uri, _END_WAIT_S, outcome="FINISHED", tags={"stopped_by": by})
-        close_trials(others, self.uri, _END_WAIT_S)
+        """Send what MLflow does not have of the trials yet."""
+        self._closer.shutdown()
+        if self._parent is not None:
+            trials = [self._left(trial) for trial in self.base.folder.trials()]
+            close_trials(trials, self._uri, _END_WAIT_S)
+
+    def _left(self, trial: Trial) -> Left:
+        """Return what MLflow is told where a trial could not say it itself: it was stopped, or does not train."""
+        assert self._parent is not None
+        tags = {"mlflow.parentRunId": self._parent.run_id, "trial": trial.state}
+        if trial.state == "stopped":
+            tags["stopped_by"] = self.base.record.scheduler
+        return Left(self.base.folder.run(trial.number).path, _OUTCOMES.get(trial.state), tags)
 
 
 @contextmanager
