@@ -127,7 +127,8 @@ def add_track(commands: Commands) -> None:
     sync = track.add_parser(
         "sync",
         help="send what MLflow does not have of a run, and close the run there",
-        description="Send what MLflow does not have of each run; what it has is not sent again.",
+        description="Send what MLflow does not have of each run; what it has is not sent again. Of a sweep's "
+        "folder the sweep's own run is sent; its trials have folders of their own.",
     )
     sync.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
     sync.add_argument(
@@ -139,13 +140,16 @@ def add_track(commands: Commands) -> None:
 def _sync(options: argparse.Namespace) -> None:
     from raid import log, tracking
     from raid.run_folder import RunFolder
+    from raid.tracking.parent import is_sweep, sync_sweep
 
     log.configure()
-    folders = [RunFolder(path) for path in options.folders]
-    for folder in folders:
-        folder.recorded()  # all mistakes before any work
-    for folder in folders:
-        print(tracking.sync(folder, options.tracking_uri), flush=True)
+    for path in options.folders:
+        if not is_sweep(path):
+            RunFolder(path).recorded()  # all mistakes before any work
+    for path in options.folders:
+        of_sweep = is_sweep(path)
+        uri = options.tracking_uri
+        print(sync_sweep(path, uri) if of_sweep else tracking.sync(RunFolder(path), uri), flush=True)
 
 
 def add_register(commands: Commands) -> None:

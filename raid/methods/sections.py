@@ -344,6 +344,7 @@ class Track(Schema):
 
     enabled: Annotated[bool, "false: the run folder alone; `raid track sync` can send it later"] = True
     experiment: Annotated[str, Field(min_length=1), "MLflow's name for runs that belong together"] = "raid"
+    parent: Annotated[str | None, "MLflow run that this one is nested in, of a sweep; null: none"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
