@@ -159,8 +159,12 @@ class RayBackend:
         ray.shutdown()
 
 
-def connect() -> None:
-    """Connect this process to the cluster that is there, or start one of this machine's own."""
+def connect(num_cpus: int | None = None) -> None:
+    """Connect this process to the cluster that is there, or start one of this machine's own.
+
+    Args:
+        num_cpus: of the one that is started; None: those of the machine.
+    """
     for name, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
     if ray.is_initialized():
@@ -173,7 +177,7 @@ def connect() -> None:
     # has to know where there are two clusters on a machine; it takes on what the cluster is started with.
     port = str(_free_port())
     with _environment(RAY_GCS_SERVER_PORT=port, RAY_ADDRESS=f"{ray.util.get_node_ip_address()}:{port}"):
-        ray.init(address="local", include_dashboard=True, logging_level=logging.WARNING)
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)
 
 
 @contextmanager

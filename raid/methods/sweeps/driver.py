@@ -13,7 +13,7 @@ from raid.methods.sweeps import outcome
 from raid.methods.sweeps.definition import Sweep
 from raid.methods.sweeps.planning import Options, Planned, planned
 from raid.methods.sweeps.points import space_of
-from raid.methods.sweeps.tracking import Tracked, tracked_sweep
+from raid.methods.sweeps.tracking import Tracked, server_for, tracked_sweep
 from raid.methods.sweeps.trial import Base, RunTrial, TrialWork
 from raid.methods.sweeps.watch import Watch
 from raid.sweep_folder import ENDED, SweepFolder, SweepRecord
@@ -46,19 +46,20 @@ def run_sweep(sweep: Sweep, options: Options, kind: Kind) -> str:
             not stop the others.
     """
     base, config, trials = planned(sweep, options)
+    grace = _grace(config, options)
     there = room(kind.need(config))
     at_once = _at_once(there, options.max_concurrent)
     base = replace(base, shares=at_once)
-    _open(base.folder, base.record, options.how)
-    print(_plan(sweep, base, trials, there, at_once), flush=True)
-    with tracked_sweep(base, config, there.nodes) as tracked:
-        base = tracked.base
-        with kind.trials(base, trials, at_once) as run:
-            halving = _halving(base, config, options)
-            _search(TrialWork(base, trials, run), halving, at_once, tracked)
-        tracked.conclude()
-        text = outcome.concluded(base)
-    return text
+    with server_for(base, config, there.nodes) as uri:
+        _open(base.folder, base.record, options.how)
+        print(_plan(sweep, base, trials, there, at_once), flush=True)
+        with tracked_sweep(base, config, uri) as tracked:
+            base = tracked.base
+            with kind.trials(base, trials, at_once) as run:
+                halving = _halving(base, config, grace)
+                _search(TrialWork(base, trials, run), halving, at_once, tracked)
+            tracked.conclude()
+            return outcome.concluded(base)
 
 
 def _at_once(there: Room, wanted: int | None) -> int:
@@ -151,18 +152,23 @@ def _search(work: TrialWork, halving: Halving | None, at_once: int, tracked: Tra
         run_trials(work, draws, **how)
 
 
-def _halving(base: Base, config: MethodConfig, options: Options) -> Halving | None:
-    """Return ASHA, which knows what trials of before have reported."""
-    if options.scheduler == "none":
-        return None
+def _grace(config: MethodConfig, options: Options) -> int:
+    """Return the epochs of a trial before it may be stopped."""
     epochs = known.epochs(config)
     grace = options.grace or max(1, epochs // _FACTOR**2)
-    if grace >= epochs:
+    if options.scheduler == "asha" and grace >= epochs:
         raise InputError(f"--grace: {grace} epochs before a trial may be stopped, of {epochs}; choose fewer")
+    return grace
+
+
+def _halving(base: Base, config: MethodConfig, grace: int) -> Halving | None:
+    """Return ASHA, which knows what trials of before have reported."""
+    if base.record.scheduler == "none":
+        return None
     reports = {}
     for trial in base.folder.trials():
         if trial.state in ENDED:
             lines = base.folder.run(trial.number).metrics()
             values = [(int(line["epoch"]) + 1, line.get(base.record.objective.key)) for line in lines]
             reports[trial.number] = [(epoch, float(value)) for epoch, value in values if value is not None]
-    return Halving(grace, epochs, _FACTOR, reports)
+    return Halving(grace, known.epochs(config), _FACTOR, reports)

@@ -48,7 +48,7 @@ def chosen(
     for axis in wanted:
         if axis.path in taken and (names is not None or axis.name in values or axis.path in values):
             raise InputError(f"{axis.path}: is set and searched; leave one of both out")
-    given = {known[name].path: _listed(name, of_axis) for name, of_axis in values.items()}
+    given = {known[name].path: _listed(known[name], of_axis) for name, of_axis in values.items()}
     left = [axis for axis in wanted if axis.path not in taken]
     if not left:
         raise InputError("nothing is left to search: every axis is set by an override")
@@ -58,10 +58,13 @@ def chosen(
     )
 
 
-def _listed(name: str, values: Any) -> tuple[Any, ...]:
+def _listed(axis: Axis, values: Any) -> tuple[Any, ...]:
     if not isinstance(values, list) or not values or len({repr(value) for value in values}) < len(values):
-        raise InputError(f"--values {name}: {values!r} is not a list of different values, such as [1, 3, 5]")
-    return tuple(values)
+        raise InputError(
+            f"--values {axis.name}: {values!r} is not a list of different values, such as [1, 3, 5]"
+        )
+    # YAML reads off as false.
+    return tuple("off" if value is False and "off" in axis.values else value for value in values)
 
 
 def grid(axes: Sequence[Axis]) -> Iterator[Point]:

@@ -67,44 +67,60 @@ class Tracked:
 
 
 @contextmanager
-def tracked_sweep(base: Base, config: MethodConfig, nodes: int) -> Iterator[Tracked]:
-    """Give what tells MLflow of the sweep, for as long as the block lasts.
+def server_for(base: Base, config: MethodConfig, nodes: int) -> Iterator[str | None]:
+    """Give the MLflow that trials can write to at the same time; None where nobody is to be told.
 
-    Several processes write at the same time, which takes a server: MLFLOW_TRACKING_URI's, or one that runs
-    for as long as the sweep.
+    That takes a server: MLFLOW_TRACKING_URI's, or one that runs for as long as the block.
 
     Raises:
         InputError: MLFLOW_TRACKING_URI is a file, or its server does not answer, or the cluster has other
-            nodes, which could not reach a server of this one.
+            nodes, which could not reach a server of this one. Nothing has been written then.
     """
     if not config.track.enabled:
-        with terminable():
-            yield Tracked(base)
+        yield None
         return
     if nodes > 1 and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise InputError(
             f"MLFLOW_TRACKING_URI: is not set, and trials run on {nodes} nodes; start an `mlflow server` "
             "that all of them reach and set it, or track.enabled=false"
         )
+    with served(base.folder.path) as uri:
+        yield uri
+
+
+@contextmanager
+def tracked_sweep(base: Base, config: MethodConfig, uri: str | None) -> Iterator[Tracked]:
+    """Give what tells MLflow of the sweep, for as long as the block lasts.
+
+    Raises:
+        InputError: MLflow does not take the sweep's run.
+    """
+    if uri is None:
+        with terminable():
+            yield Tracked(base)
+        return
     record, folder = base.record, base.folder
-    with served(folder.path) as uri, terminable():
-        environment = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
-        parent = Parent.open(
-            folder.path, uri, config.track.experiment, folder.path.name, _parameters(base), _tags(base)
-        )
-        settings = {**base.settings, "track.parent": parent.run_id}
-        nested = replace(base, settings=settings, environment={**environment, "MLFLOW_TRACKING_URI": uri})
-        tracked, outcome = Tracked(nested, parent, uri), "KILLED"
+    parent = Parent.open(
+        folder.path, uri, config.track.experiment, folder.path.name, _parameters(base), _tags(base)
+    )
+    environment = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    nested = replace(
+        base,
+        settings={**base.settings, "track.parent": parent.run_id},
+        environment={**environment, "MLFLOW_TRACKING_URI": uri},
+    )
+    outcome = "KILLED"
+    with terminable():
         try:
-            yield tracked
+            yield Tracked(nested, parent, uri)
             outcome = "FINISHED"
         except Exception:
             outcome = "FAILED"
             raise
         finally:
             files = [path for path in (folder.record, folder.best, folder.report) if path.exists()]
-            waits = _END_WAIT_S if outcome == "FINISHED" else 2.0
-            parent.end(outcome, files, {"method": record.method}, waits)
+            wait_s = _END_WAIT_S if outcome == "FINISHED" else _TRIAL_WAIT_S
+            parent.end(outcome, files, {"method": record.method}, wait_s)
 
 
 def _parameters(base: Base) -> dict[str, str]:

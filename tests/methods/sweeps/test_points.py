@@ -83,6 +83,11 @@ def test_values_take_the_place_of_an_axis_values_and_range():
     assert (axis.values, axis.low, axis.high) == ((2, 4), None, None)
 
 
+def test_off_is_what_yaml_reads_as_false():
+    (axis,) = chosen([DECAY], None, {"decay": [False, "none"]}, [])
+    assert axis.values == ("off", "none")
+
+
 @pytest.mark.parametrize(
     ("names", "values", "fixed", "message"),
     [
