@@ -45,7 +45,7 @@ from raid.methods.slsr.making import make_images
 from raid.methods.slsr.memory import check_memory
 from raid.methods.slsr.targets import of_real, with_generated
 from raid.methods.slsr.weights import Weights, as_content, read_baseline, starting_weights
-from raid.methods.stage import Progress, Worker, restore, train_stage
+from raid.methods.stage import Figures, Progress, Worker, restore, train_stage
 from raid.run_folder import RunFolder
 from raid.spans import Spans
 
@@ -110,7 +110,7 @@ def train_baseline(group: Group, fanout: FanOut, job: SlsrJob) -> None:
         Classified(inputs.inputs.train_images, targets),
         range(config.baseline_epochs),
     )
-    _train(worker, stage)
+    _train(worker, stage, {})
     _write_model(worker, stage, config.as_baseline, job.folder.baseline)
 
 
@@ -132,16 +132,18 @@ def finetune(group: Group, fanout: FanOut, job: SlsrJob) -> None:
             config.seed,
         )
         classified = Classified(JoinedImages(images, generated.images), targets)
+    # Of images that this run has made the clusters are on record with their GANs.
+    figures = {} if generated is None or config.makes_images else generated.figures
     first = config.baseline_epochs + config.gan_epochs
     stage = ClassificationStage(
         "finetuning", worker, config.model, job.weights, classified, range(first, config.epochs)
     )
-    _train(worker, stage)
+    _train(worker, stage, figures)
     _write_model(worker, stage, config, job.folder.model)
 
 
-def _train(worker: SlsrWorker, stage: ClassificationStage) -> None:
-    """Train a stage, from its start or from its latest checkpoint."""
+def _train(worker: SlsrWorker, stage: ClassificationStage, figures: Figures) -> None:
+    """Train a stage, from its start or from its latest checkpoint; its first record has `figures` too."""
     job, group = worker.job, worker.group
     path = checkpoint.latest(job.folder.checkpoints)
     group.barrier()  # all have looked before anybody writes a newer one
@@ -152,6 +154,8 @@ def _train(worker: SlsrWorker, stage: ClassificationStage) -> None:
     if state is not None and state["stage"] == stage.name:
         restore(stage.networks, progress, state)
         logger.info("going on from epoch %d, step %d", progress.epoch + 1, progress.step)
+    if progress.epoch == stage.epochs.start:
+        progress.before |= figures
     if group.is_first:
         job.folder.forget_from(progress.epoch)
     train_stage(worker, stage, progress)
