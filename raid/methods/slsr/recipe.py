@@ -69,20 +69,13 @@ def run(
     """
     backend, spans = backend or local_backend(config), Spans()
     with spans("prepare"):
-        inputs = open_slsr_inputs(config)
-        check(config, inputs)
-        weights = _starting_weights(config, inputs)
-        other = config.generated.folder
-        if config.uses_images and other is not None:  # its mistakes, before any work
-            open_generated_set(other.expanduser(), config, inputs)
-        backend.prepare(config.run.folder)
-        check_memory(config, len(inputs.labels), inputs.num_identities, backend.memory_bytes())
+        inputs, weights = ready(config, backend)
     folder, config = opened(
-        config, _fingerprint(config, inputs), method="slsr", facts=inputs.facts, resume=resume, fresh=fresh
+        config, fingerprint(config, inputs), method="slsr", facts=inputs.facts, resume=resume, fresh=fresh
     )
     with tracked(config, folder, "slsr"):
         if config.uses_baseline:
-            _have_baseline(config, inputs, weights, folder, backend, spans)
+            have_baseline(config, inputs, weights, folder, backend, spans)
         if config.makes_images:
             make_images(config, inputs, folder, backend, spans)
         elif config.uses_images:
@@ -95,6 +88,23 @@ def run(
                 shutil.copyfile(folder.baseline, temporary)
         reported(folder, inputs.inputs.retrieval)
     return folder
+
+
+def ready(config: SlsrConfig, backend: Backend) -> tuple[SlsrInputs, dict[str, Weights]]:
+    """Return what a run begins with: its images, and what its stages start from, by their names.
+
+    Raises:
+        InputError: something of it does not fit the configuration, or the machine. Nothing has been written.
+    """
+    inputs = open_slsr_inputs(config)
+    check(config, inputs)
+    weights = _starting_weights(config, inputs)
+    other = config.generated.folder
+    if config.uses_images and other is not None:  # its mistakes, before any work
+        open_generated_set(other.expanduser(), config, inputs)
+    backend.prepare(config.run.folder)
+    check_memory(config, len(inputs.labels), inputs.num_identities, backend.memory_bytes())
+    return inputs, weights
 
 
 def train_baseline(group: Group, fanout: FanOut, job: SlsrJob) -> None:
@@ -181,7 +191,8 @@ def _starting_weights(config: SlsrConfig, inputs: SlsrInputs) -> dict[str, Weigh
     return found
 
 
-def _fingerprint(config: SlsrConfig, inputs: SlsrInputs) -> dict[str, str]:
+def fingerprint(config: SlsrConfig, inputs: SlsrInputs) -> dict[str, str]:
+    """Hash all that a run is made of: the images, and what it takes of other runs."""
     parts = {"data.root": inputs.inputs.fingerprint}
     if config.uses_baseline and config.baseline.checkpoint is not None:
         parts["baseline.checkpoint"] = content_hash(config.baseline.checkpoint.expanduser().read_bytes())
@@ -190,7 +201,7 @@ def _fingerprint(config: SlsrConfig, inputs: SlsrInputs) -> dict[str, str]:
     return parts
 
 
-def _have_baseline(
+def have_baseline(
     config: SlsrConfig,
     inputs: SlsrInputs,
     weights: dict[str, Weights],
