@@ -10,7 +10,6 @@ from raid.methods.icsr.config import IcsrConfig, InterCamera, Refine
 from raid.methods.icsr.intra_camera import intra_camera
 from raid.methods.icsr.recipe import ready
 from raid.methods.launch import opened
-from raid.methods.sections import Evaluate
 
 
 def prepare_local_labels(config: IcsrConfig, backend: Backend, folder: Path) -> Path:
@@ -54,6 +53,5 @@ def _of_stage_1(config: IcsrConfig) -> IcsrConfig:
         neighbors=replace(config.neighbors, keep=keep),
         inter=InterCamera(),
         refine=Refine(),
-        evaluate=Evaluate(),
         run=replace(config.run, workers=1),  # of an encoder of one camera, whatever the pool is
     )
