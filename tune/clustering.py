@@ -17,8 +17,8 @@ from raid.sweep_folder import Axis, Objective
 OBJECTIVES = (
     definition.SILHOUETTE,
     Objective(
-        "stability", "cluster/churn", "min",
-        "pairs that the second features are clustered unlike by (1 - ARI); takes two --features",
+        "churn", "cluster/churn", "min",
+        "how unlike the second --features, of another epoch, are clustered (1 - ARI): low is stable",
     ),
     Objective(
         "bcubed_f", "quality/global_all/bcubed_f", "max",

@@ -1,6 +1,6 @@
 """Search the weights of MAR's losses, and how it mines pairs (equations 3, 9 and 10 of the paper).
 
-    python tune/mar_weights.py jobs/mar_demo.yaml run.folder=runs/mar_weights --objective stability
+    python tune/mar_weights.py jobs/mar_demo.yaml run.folder=runs/mar_weights --objective churn
 
 Stage 1, the pretraining on the labelled set, is done once a seed for all trials.
 """
@@ -11,11 +11,11 @@ from raid.commands.sweeping import main
 from raid.methods.sweeps import definition, stages
 from raid.sweep_folder import Axis, Objective
 
-STABILITY = Objective(
-    "stability",
+CHURN = Objective(
+    "churn",
     "multilabel/churn",
     "min",
-    "pairs of target images whose nearest reference person an epoch sees unlike the epoch before (1 - ARI)",
+    "how unlike the epoch before the images' nearest reference persons part them (1 - ARI): low is stable",
 )
 
 SWEEP = definition.Sweep(
@@ -31,7 +31,7 @@ SWEEP = definition.Sweep(
         Axis("multilabel.scale", (15.0, 30.0, 60.0), low=10.0, high=60.0),
         Axis("mining.momentum", (0.05, 0.1, 0.3), low=0.02, high=0.5, log=True),
     ),
-    objectives=(STABILITY, definition.MAP, definition.RANK1),
+    objectives=(CHURN, definition.MAP, definition.RANK1),
     shared=(stages.PRETRAINING,),
 )
 

@@ -16,7 +16,7 @@ SILHOUETTE = Objective(
     "silhouette", "cluster/silhouette", "max", "how much closer images are to their cluster than to the next"
 )
 CHURN = Objective(
-    "stability", "cluster/churn", "min", "pairs that an epoch clusters unlike the epoch before (1 - ARI)"
+    "churn", "cluster/churn", "min", "how unlike the epoch before an epoch clusters (1 - ARI): low is stable"
 )
 
 

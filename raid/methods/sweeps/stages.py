@@ -1,11 +1,11 @@
 """The stages that trials of a method share: what does not depend on the settings that a sweep searches."""
 
 from raid.methods.icsr.config import IcsrConfig
-from raid.methods.icsr.local_labels import prepare_local_labels
+from raid.methods.icsr.preparation import prepare_local_labels
 from raid.methods.mar.config import MarConfig
-from raid.methods.mar.pretraining import prepare_pretraining
+from raid.methods.mar.preparation import prepare_pretraining
 from raid.methods.slsr.config import SlsrConfig
-from raid.methods.slsr.making import prepare_baseline, prepare_images
+from raid.methods.slsr.preparation import prepare_baseline, prepare_images
 from raid.methods.sweeps.definition import SharedStage
 
 

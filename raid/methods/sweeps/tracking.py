@@ -58,7 +58,7 @@ class Tracked:
             close_trials(trials, self._uri, _END_WAIT_S)
 
     def _left(self, trial: Trial) -> Left:
-        """Return what MLflow is told where a trial could not say it itself: it was stopped, or does not train."""
+        """Return what MLflow is told where a trial could not say it: it was stopped, or does not train."""
         assert self._parent is not None
         tags = {"mlflow.parentRunId": self._parent.run_id, "trial": trial.state}
         if trial.state == "stopped":
