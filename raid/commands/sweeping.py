@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from raid.commands.arguments import add_configuration, positive
 from raid.commands.command_line import exit_status, parse_with_overrides
+from raid.errors import InputError
 
 if TYPE_CHECKING:
     from raid.methods.sweeps.clustering import Stage
@@ -51,6 +52,10 @@ def main_clustering(sweeps: "Mapping[Stage, Sweep]", arguments: Sequence[str] | 
     def kind() -> "Kind":
         from raid.methods.sweeps.clustering import Clustering
 
+        if len(options.features) > 2:
+            raise InputError("--features: those of one epoch, or of two")
+        if options.objective == "churn" and len(options.features) < 2:
+            raise InputError("--objective churn: compares clusters of two epochs; give --features of both")
         return Clustering(tuple(options.features), options.stage)
 
     return exit_status(lambda: _run(sweeps[options.stage], options, kind))

@@ -8,6 +8,7 @@ from typing import Any
 from raid.config import flatten
 from raid.distributed.backend import Backend
 from raid.errors import InputError
+from raid.methods.sweeps.points import Point
 from raid.sweep_folder import Axis, Objective
 
 MAP = Objective("mAP", "eval/mAP", "max", "mean average precision of the queries", on_test_set=True)
@@ -83,10 +84,17 @@ class Sweep:
         return [objective.name for objective in self.objectives]
 
 
-def widest(axes: Sequence[Axis], paths: Sequence[str]) -> dict[str, Any]:
-    """Return the largest value of each of the paths that is searched."""
-    return {
-        axis.path: max(axis.values) if axis.high is None else max(axis.high, *axis.values)
-        for axis in axes
-        if axis.path in paths
-    }
+def widest(axes: Sequence[Axis], paths: Sequence[str], points: Sequence[Point]) -> dict[str, Any]:
+    """Return the largest value of each of the paths that is searched.
+
+    Args:
+        axes: that are searched.
+        paths: of numbers.
+        points: that are tried; none where they are drawn as the search goes on: then it is what may be drawn.
+    """
+    found = {}
+    for axis in axes:
+        if axis.path in paths:
+            drawn = axis.values if axis.high is None else (axis.high,)
+            found[axis.path] = max(point[axis.path] for point in points) if points else max(drawn)
+    return found

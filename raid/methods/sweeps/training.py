@@ -91,7 +91,7 @@ def shared_results(
     paths = {path for stage in stages for path in stage.of}
     for place, stage in enumerate(stages):
         wanted: dict[str, MethodConfig] = {}
-        largest = widest(base.record.axes, stage.largest)
+        largest = widest(base.record.axes, stage.largest, [point for point, _ in planned.values()])
         for point, seed in every_point(base, planned, paths):
             before = shared_settings(base, stages[:place], found, point, seed)
             config = base.config(point, seed, before)
