@@ -11,9 +11,9 @@ from raid.commands.command_line import exit_status, parse_with_overrides
 from raid.errors import InputError
 
 if TYPE_CHECKING:
-    from raid.methods.sweeps.clustering import Stage
     from raid.methods.sweeps.definition import Sweep
     from raid.methods.sweeps.driver import Kind
+    from raid.methods.sweeps.planning import Options
 
 
 def main(sweep: "Sweep", arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(sweep: "Sweep", arguments: Sequence[str] | None = None) -> int:
     return exit_status(lambda: _run(sweep, options, kind))
 
 
-def main_clustering(sweeps: "Mapping[Stage, Sweep]", arguments: Sequence[str] | None = None) -> int:
+def main_clustering(sweeps: "Mapping[str, Sweep]", arguments: Sequence[str] | None = None) -> int:
     """Run a sweep whose trials cluster stored features, as the command line says; return the exit status.
 
     Args:
@@ -65,12 +65,18 @@ def _run(sweep: "Sweep", options: argparse.Namespace, kind: "Callable[[], Kind]"
     # Read when Ray is imported: lines that look alike, such as those of the epochs, would be left out.
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     from raid import log
-    from raid.config import parse_overrides
     from raid.methods.sweeps.driver import run_sweep
-    from raid.methods.sweeps.planning import Options
 
     log.configure()
-    asked = Options(
+    print(run_sweep(sweep, asked(options), kind()))
+
+
+def asked(options: argparse.Namespace) -> "Options":
+    """Return what a parsed command line says."""
+    from raid.config import parse_overrides
+    from raid.methods.sweeps.planning import Options
+
+    return Options(
         file=options.file,
         overrides=tuple(options.overrides),
         objective=options.objective,
@@ -84,7 +90,6 @@ def _run(sweep: "Sweep", options: argparse.Namespace, kind: "Callable[[], Kind]"
         grace=options.grace,
         how="resume" if options.resume else "fresh" if options.fresh else "begin",
     )
-    print(run_sweep(sweep, asked, kind()))
 
 
 def _parser(sweep: "Sweep", *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:

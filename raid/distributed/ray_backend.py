@@ -66,11 +66,7 @@ class RayBackend:
 
     def prepare(self, folder: Path) -> None:
         """Connect, compare what the run needs with what there is, and start the pool."""
-        if _IN_JOB in os.environ and not folder.is_absolute():
-            raise InputError(
-                f"run.folder: {folder} is relative, and a submitted job runs in a copy of its working "
-                "directory that goes with it; give an absolute path on storage that all nodes share"
-            )
+        check_outlives_job(folder)
         self._folder = folder.absolute()
         connect()
         have = ray.cluster_resources()
@@ -202,6 +198,15 @@ def _free_port() -> int:
             port = int(listener.getsockname()[1])
         if port >= 20000:
             return port
+
+
+def check_outlives_job(folder: Path) -> None:
+    """Refuse a run folder that goes with the submitted job that this process is of."""
+    if _IN_JOB in os.environ and not folder.is_absolute():
+        raise InputError(
+            f"run.folder: {folder} is relative, and a submitted job runs in a copy of its working "
+            "directory that goes with it; give an absolute path on storage that all nodes share"
+        )
 
 
 def wants_gpus(device: Device, have: Mapping[str, float]) -> bool:

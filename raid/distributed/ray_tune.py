@@ -23,8 +23,13 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from raid import log
-from raid.distributed.ray_backend import Device, RayBackend, connect, wants_gpus
-from raid.errors import InputError
+from raid.distributed.ray_backend import (
+    Device,
+    RayBackend,
+    check_outlives_job,
+    connect,
+    wants_gpus,
+)
 
 Mode: TypeAlias = Literal["max", "min"]
 # What Tune sees of a trial: the objective, and the epochs after which it is of that value.
@@ -128,11 +133,19 @@ class Need:
     pool: int
 
 
-def room(need: Need) -> Room:
+def room(need: Need, folder: Path) -> Room:
     """Connect, and compute how many trials the cluster has room for at a time; 0: for none.
 
     A worker, or a process of the pool, has its CPUs on one node.
+
+    Args:
+        need: of a trial.
+        folder: of the search.
+
+    Raises:
+        InputError: the folder goes with the submitted job that this is.
     """
+    check_outlives_job(folder)
     connect()
     on_gpu = wants_gpus(need.device, ray.cluster_resources())
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -240,9 +253,6 @@ def run_trials(
         halving: stops trials early; None: nobody does.
         ended: called here with number and point (see `Work`) of a trial that has ended or was stopped, and
             whether it failed.
-
-    Raises:
-        InputError: Optuna is asked for and not installed.
     """
     if not isinstance(numbers, Draws) and not numbers:
         return
@@ -312,10 +322,6 @@ def _space(numbers: Sequence[int] | Draws) -> dict[str, Any]:
 def _searcher(numbers: Sequence[int] | Draws, mode: Mode) -> Any:
     if not isinstance(numbers, Draws):
         return None
-    try:
-        from raid.distributed.ray_optuna import NumberedOptuna
-    except ImportError as error:
-        raise InputError(
-            "--search optuna: is not installed; `pip install optuna`, or search otherwise"
-        ) from error
+    from raid.distributed.ray_optuna import NumberedOptuna  # which not everybody has installed
+
     return NumberedOptuna(numbers, mode)

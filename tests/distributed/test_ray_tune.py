@@ -1,8 +1,11 @@
 """The parts of Ray Tune's trials that need no cluster; tests/cluster/test_sweep.py has the others."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from raid.errors import InputError
 
 ray = pytest.importorskip("ray")
 from raid.distributed import ray_tune  # noqa: E402
@@ -74,7 +77,14 @@ def nodes(monkeypatch):
 )
 def test_room_is_what_workers_and_pool_take_of_the_nodes(nodes, need, resources, trials):
     nodes(*resources)
-    assert room(need).trials == trials
+    assert room(need, Path("runs/sweep")).trials == trials
+
+
+def test_a_submitted_job_takes_no_folder_that_goes_with_it(nodes, monkeypatch):
+    nodes({"CPU": 2.0})
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(InputError, match=r"run\.folder: runs/sweep is relative, and a submitted job"):
+        room(Need(1, 1, "cpu", 0), Path("runs/sweep"))
 
 
 def test_optuna_numbers_its_points_and_learns_from_those_that_are_known():

@@ -47,7 +47,7 @@ def run_sweep(sweep: Sweep, options: Options, kind: Kind) -> str:
     """
     base, config, trials = planned(sweep, options)
     grace = _grace(config, options)
-    there = room(kind.need(config))
+    there = room(kind.need(config), config.run.folder)
     at_once = _at_once(there, options.max_concurrent)
     base = replace(base, shares=at_once)
     with server_for(base, config, there.nodes) as uri:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -65,6 +66,8 @@ def planned(sweep: Sweep, options: Options) -> tuple[Base, MethodConfig, Planned
     axes = chosen(sweep.axes, options.axes, options.values, overrides)
     text = _text(options.file)
     config = loads(known.config_of(sweep.method), text, str(options.file), overrides)
+    if options.search == "optuna" and find_spec("optuna") is None:
+        raise InputError("--search optuna: is not installed; pip install optuna, or search otherwise")
     if options.search == "optuna" and options.num_seeds > 1:
         raise InputError("--seeds: optuna learns from one value of a point; use one seed, or --search random")
     record = SweepRecord(

@@ -5,6 +5,7 @@ from sweeping import SWEEP, options, run_file
 
 from raid.config import flatten
 from raid.errors import InputError
+from raid.methods.sweeps import planning
 from raid.methods.sweeps.planning import every_point, planned
 
 
@@ -69,6 +70,12 @@ def test_optuna_takes_one_seed(file):
     assert planned(SWEEP, options(file, search="optuna"))[2] == {}
     with pytest.raises(InputError, match="--seeds: optuna learns from one value of a point"):
         planned(SWEEP, options(file, search="optuna", num_seeds=2))
+
+
+def test_who_asks_for_optuna_without_having_it_is_told_how_to_get_it(file, monkeypatch):
+    monkeypatch.setattr(planning, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="--search optuna: is not installed; pip install optuna"):
+        planned(SWEEP, options(file, search="optuna"))
 
 
 def test_of_points_that_are_not_known_yet_those_that_differ_in_what_is_shared_are_given(file):
