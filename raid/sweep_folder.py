@@ -10,7 +10,7 @@ tracking_parent.json  the MLflow run that those of the trials are nested in
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from raid.run_folder import RunFolder
 
 # Of a trial. A process that dies leaves `running`; that the trial is unfinished is known when the sweep ends.
 State = Literal["running", "done", "stopped", "failed"]
+ENDED = ("done", "stopped")  # a resumed sweep does not run these again
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Axis:
         high: other end.
         log: draw evenly on the logarithm.
         instead: what is set in place of `path` for a value that is not one of `path`'s own (by the value).
+        only: by the paths of other axes, the values of theirs with which this one changes anything.
     """
 
     path: str
@@ -70,6 +72,7 @@ class Axis:
     high: float | None = None
     log: bool = False
     instead: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    only: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -98,6 +101,7 @@ class SweepRecord:
         num_samples: points of random and optuna.
         seeds: of the training; every point is tried with each.
         seed: of the draws.
+        num_trials: that there are to be; None: it is not known.
     """
 
     name: str
@@ -111,6 +115,7 @@ class SweepRecord:
     num_samples: int
     seeds: tuple[int, ...]
     seed: int
+    num_trials: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +225,28 @@ class SweepFolder:
         names = sorted((self.path / "trials").glob("*/trial.json"))
         found = [self.trial(int(name.parent.name)) for name in names if name.parent.name.isdecimal()]
         return sorted((trial for trial in found if trial is not None), key=lambda trial: trial.number)
+
+    def write_shared(self, key: str, result: Path | None, failure: str) -> None:
+        """Write down the result of a stage that trials share, or why there is none."""
+        with atomic_path(self._shared_file(key)) as temporary:
+            temporary.write_text(json.dumps({"result": str(result or ""), "failure": failure}) + "\n")
+
+    def shared_result(self, key: str) -> Path:
+        """Return the result of a stage that trials share.
+
+        Raises:
+            InputError: it failed, or was not done.
+        """
+        path = self._shared_file(key)
+        if not path.exists():
+            raise InputError(f"{key}: the process that does this stage for all trials died; see above")
+        said = json.loads(path.read_text())
+        if said["failure"]:
+            raise InputError(f"{key}, which trials share: {said['failure']}")
+        return Path(said["result"])
+
+    def _shared_file(self, key: str) -> Path:
+        return self.shared / f"{key}.json"
 
     def _trial_file(self, number: int) -> Path:
         return self.run(number).path / "trial.json"

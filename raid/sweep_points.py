@@ -37,6 +37,12 @@ def key_of(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+def applies(axis: Axis, point: Mapping[str, Any]) -> bool:
+    """Whether an axis changes anything beside a point's values of the other axes, and the point has it."""
+    beside = axis.only.items()
+    return axis.path in point and all(path not in point or point[path] in values for path, values in beside)
+
+
 def points(axes: Sequence[Axis], trials: Iterable[Trial]) -> list[Point]:
     """Return the points in the order in which they were begun."""
     found: dict[str, dict[int, Trial]] = {}

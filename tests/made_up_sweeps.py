@@ -73,7 +73,8 @@ def add(
 def decay(path: Path, *, seeds: Sequence[int] = (1, 2, 3), epochs: int = 12) -> SweepFolder:
     """The ablation of the decay: every schedule with every seed."""
     folder, rng = SweepFolder(path), np.random.default_rng(0)
-    folder.write(record([DECAY], name="decay_schedule", seeds=tuple(seeds)))
+    num_trials = len(DECAYS) * len(seeds)
+    folder.write(record([DECAY], name="decay_schedule", seeds=tuple(seeds), num_trials=num_trials))
     lasts = dict(zip(DECAYS, (0.412, 0.424, 0.447, 0.441, 0.459), strict=True))
     starts = {seed: rng.normal(0, 0.008) for seed in seeds}
     number = 0

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from made_up_sweeps import DECAY, LOSS, record
 
-from raid.sweep_folder import Trial
-from raid.sweep_points import Point, badness, best_point, deviation, key_of, mean, mean_of, points
+from raid.sweep_folder import Axis, Trial
+from raid.sweep_points import Point, applies, badness, best_point, deviation, key_of, mean, mean_of, points
 
 
 def trial(number: int, name: object, seed: int, value: float | None, state: str = "done") -> Trial:
@@ -100,3 +100,12 @@ def test_mean_and_deviation_are_numpys():
 def test_badness_is_smaller_where_it_is_better():
     assert badness(record([]).objective, 0.9) < badness(record([]).objective, 0.1)
     assert badness(LOSS, 0.1) < badness(LOSS, 0.9)
+
+
+def test_an_axis_applies_where_the_others_have_what_it_needs():
+    axis = Axis("inter.eps", (0.4, 0.5), only={"inter.method": ("dbscan", "hdbscan")})
+    assert applies(axis, {"inter.method": "dbscan", "inter.eps": 0.4})
+    assert not applies(axis, {"inter.method": "kmeans", "inter.eps": 0.4})
+    assert applies(axis, {"inter.eps": 0.4})  # the method is not searched
+    assert not applies(axis, {"inter.method": "dbscan"})
+    assert applies(DECAY, {DECAY.path: None})
