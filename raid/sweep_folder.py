@@ -101,6 +101,7 @@ class SweepRecord:
         num_samples: points of random and optuna.
         seeds: of the training; every point is tried with each.
         seed: of the draws.
+        num_trials: that there are to be; None: it is not known.
     """
 
     name: str
@@ -114,6 +115,7 @@ class SweepRecord:
     num_samples: int
     seeds: tuple[int, ...]
     seed: int
+    num_trials: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

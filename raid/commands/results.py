@@ -102,12 +102,17 @@ def add_report(commands: Commands) -> None:
     """Add `raid report`."""
     parser = commands.add_parser(
         "report",
-        help="write a run's report.html anew",
-        description="Write report.html of the run in RUN_FOLDER from its records, and print its path.",
+        help="write the report.html of a run, or of a sweep, anew",
+        description="Write report.html of the run or the sweep in FOLDER from its records, finished or not, "
+        "and print its path.",
     )
-    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run's folder, or a sweep's")
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="a.b=c", help="data.root=..., where the images have moved"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="a.b=c",
+        help="of a run: data.root=..., where the images have moved",
     )
     parser.set_defaults(run=_report)
 
