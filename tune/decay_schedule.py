@@ -2,9 +2,9 @@
 
     python tune/decay_schedule.py jobs/icsr_demo.yaml run.folder=runs/decay --objective silhouette
 
-The paper's ablation of the schedule (table 2), with three seeds:
+The paper's ablation of the schedule (table 2) on rendered people, with three seeds:
 
-    python tune/decay_schedule.py jobs/icsr_demo.yaml run.folder=runs/ablation \
+    python tune/decay_schedule.py jobs/icsr_demo.yaml run.folder=runs/ablation --demo \
         --axes decay --search grid --seeds 3 --objective mAP
 
 Stage 1, which none of these settings reaches, is done once a seed for all trials.

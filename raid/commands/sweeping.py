@@ -88,6 +88,7 @@ def asked(options: argparse.Namespace) -> "Options":
         axes=tuple(options.axes.split(",")) if options.axes else None,
         values=parse_overrides(options.values),
         grace=options.grace,
+        demo=options.demo,
         how="resume" if options.resume else "fresh" if options.fresh else "begin",
     )
 
@@ -132,6 +133,10 @@ def _parser(sweep: "Sweep", *parents: argparse.ArgumentParser) -> argparse.Argum
     parser.add_argument(
         "--max-concurrent", type=positive, metavar="N",
         help="trials at a time, fewer than the cluster has room for",
+    )  # fmt: skip
+    parser.add_argument(
+        "--demo", action="store_true",
+        help="render the people of `raid demo` first, where jobs/*_demo.yaml looks for them",
     )  # fmt: skip
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--resume", action="store_true", help="go on with the sweep that run.folder holds")

@@ -59,6 +59,7 @@ def options(file: Path, **changes: Any) -> Options:
         "axes": None,
         "values": {},
         "grace": None,
+        "demo": False,
         "how": "begin",
     }
     return Options(**{**values, **changes})

@@ -53,6 +53,8 @@ def run_sweep(sweep: Sweep, options: Options, kind: Kind) -> str:
     with server_for(base, config, there.nodes) as uri:
         _open(base.folder, base.record, options.how)
         print(_plan(sweep, base, trials, there, at_once), flush=True)
+        if options.demo:
+            known.render_people(config)
         with tracked_sweep(base, config, uri) as tracked:
             base = tracked.base
             with kind.trials(base, trials, at_once) as run:

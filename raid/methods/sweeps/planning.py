@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -37,6 +37,7 @@ class Options:
         axes: names of the axes that are searched; None: all.
         values: lists in place of an axis' own, by name.
         grace: epochs before ASHA may stop a trial; None: a ninth.
+        demo: render the people of the method's demonstration first.
         how: begin a sweep, go on with the one in the folder, or start it over.
     """
 
@@ -51,6 +52,7 @@ class Options:
     axes: tuple[str, ...] | None
     values: Mapping[str, Any]
     grace: int | None
+    demo: bool
     how: Literal["begin", "resume", "fresh"]
 
 
@@ -86,9 +88,9 @@ def planned(sweep: Sweep, options: Options) -> tuple[Base, MethodConfig, Planned
     folder = SweepFolder(config.run.folder.absolute())
     absolute = {"run.folder": str(folder.path), "data.cache_folder": str(config.data.cache_folder.absolute())}
     base = Base(folder, record, text, {**overrides, **absolute}, shares=1)
-    points = _points(base, options)
-    trials = product(points, record.seeds)
-    return base, config, dict(enumerate(trials))
+    trials = dict(enumerate(product(_points(base, options), record.seeds)))
+    counted = replace(record, num_trials=len(trials) or record.num_samples)
+    return replace(base, record=counted), config, trials
 
 
 def every_point(base: Base, trials: Planned, paths: Collection[str]) -> Iterator[tuple[Point, int]]:

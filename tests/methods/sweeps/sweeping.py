@@ -37,6 +37,7 @@ def options(file: Path, *overrides: str, **changes: Any) -> Options:
         "axes": None,
         "values": {},
         "grace": None,
+        "demo": False,
         "how": "begin",
     }
     return Options(**{**values, **changes})

@@ -1,15 +1,12 @@
 """What came of a sweep: the best point, its run file, the table."""
 
-import math
-
-import numpy as np
 import pytest
 from sweeping import SWEEP, options, run_file
 
 from raid.config import load
 from raid.errors import InputError
 from raid.methods.icsr.config import IcsrConfig
-from raid.methods.sweeps.outcome import best_of, concluded, tried
+from raid.methods.sweeps.outcome import concluded
 from raid.methods.sweeps.planning import planned
 from raid.sweep_folder import Trial
 
@@ -37,26 +34,6 @@ def write(base, values, states=None):
             ended_s=2.0, reason="it broke" if state == "failed" else "",
         )  # fmt: skip
         base.folder.write_trial(trial)
-
-
-def test_the_best_point_has_the_best_mean_over_its_seeds(base):
-    write(base, {(1.0, 1): 0.5, (1.0, 2): 0.1, (3.0, 1): 0.4, (3.0, 2): 0.3})
-    points = tried(base.folder, base.record)
-    assert [point.point for point in points] == [{HORIZON: 1.0}, {HORIZON: 3.0}]
-    np.testing.assert_allclose(points[0].values, [0.5, 0.1])
-    assert best_of(points, base.record) == points[1]
-
-
-def test_a_point_whose_seeds_are_not_all_done_is_not_the_best(base):
-    values = {(1.0, 1): 0.9, (1.0, 2): 0.9, (3.0, 1): 0.4, (3.0, 2): 0.3}
-    write(base, values, {(1.0, 2): "stopped"})
-    points = tried(base.folder, base.record)
-    assert best_of(points, base.record).point == {HORIZON: 3.0}
-
-
-def test_a_value_that_is_no_number_is_not_the_best(base):
-    write(base, {(1.0, 1): math.nan, (1.0, 2): 0.9, (3.0, 1): 0.4, (3.0, 2): 0.3})
-    assert best_of(tried(base.folder, base.record), base.record).point == {HORIZON: 3.0}
 
 
 def test_the_best_is_written_as_a_run_file_that_is_ready(base):
