@@ -62,13 +62,35 @@ def load(
     return _resolved(schema, _read_file(file) if file is not None else {}, overrides)
 
 
-def loads(schema: type[S], text: str, name: str) -> S:
-    """Build a configuration from the text that `to_yaml` gave, found in `name`.
+def loads(schema: type[S], text: str, name: str, overrides: Iterable[str] | Mapping[str, Any] = ()) -> S:
+    """Build a configuration from the text of a file, found in `name`; otherwise as `load`."""
+    return _resolved(schema, _parse(text, name), overrides)
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """Return {"a.b": value} of `a.b=c` texts, the form in which `load` takes both.
 
     Raises:
-        InputError: as `load`.
+        InputError: a text is not of this form.
     """
-    return _resolved(schema, _parse(text, name), ())
+    return dict(_parsed(texts))
+
+
+def as_run_file(text: str, name: str, overrides: Mapping[str, Any]) -> str:
+    """Return the text of a run file that says what the one in `name` does, and the overrides.
+
+    Args:
+        text: YAML that holds only what differs from the defaults; its comments are lost.
+        name: of the file, for errors.
+        overrides: values by `a.b`.
+
+    Raises:
+        InputError: the text is not YAML, or an override is below a value.
+    """
+    tree = _parse(text, name)
+    for path, value in overrides.items():
+        _put(tree, path, _plain(value))
+    return yaml.safe_dump(tree, sort_keys=False)
 
 
 def _resolved(schema: type[S], given: Tree, overrides: Iterable[str] | Mapping[str, Any]) -> S:

@@ -1,4 +1,4 @@
-"""How an epoch's clusters (ICSR), mined pairs (MAR) or GANs (SLSR) are doing, and alarms of collapse."""
+"""How an epoch's clusters (ICSR), pairs and multilabels (MAR) or GANs (SLSR) do, and alarms of collapse."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -83,6 +83,24 @@ def alarms(figures: dict[str, float], num_images: int) -> Iterator[str]:
         yield f"one cluster holds {figures['cluster/largest']:.0%} of the images (over 20 %)"
     if figures["cluster/coverage"] < 0.2:
         yield f"only {figures['cluster/coverage']:.0%} of the images are in a cluster (under 20 %)"
+
+
+def multilabel_health(nearest: Ints, previous: Ints | None) -> dict[str, float]:
+    """Describe without any ground truth how far the images have settled on a reference person (MAR).
+
+    The churn is 0 where all have, also where all are nearest to the same one: read it with the people.
+
+    Args:
+        nearest: (N,) reference person that each image is nearest to, -1 = not known yet.
+        previous: (N,) of the epoch before; None: there is none.
+    """
+    people = np.unique(nearest[nearest >= 0])
+    figures = {"multilabel/people": float(len(people))} if len(people) else {}
+    if previous is not None:
+        both = (nearest >= 0) & (previous >= 0)
+        if both.any():
+            figures["multilabel/churn"] = 1.0 - quality.ari(previous[both], nearest[both])
+    return figures
 
 
 def mining_alarms(figures: Mapping[str, Any]) -> Iterator[str]:

@@ -4,7 +4,7 @@ config.yaml           the whole resolved configuration
 run.json              what determines the result: method, configuration and its hash, fingerprint of the data;
                       and what set it is (`Samples.facts`: its name, version, protocol)
 local/                ICSR: local labels of the cameras that are done
-local_labels.parquet  ICSR: the local labels of all cameras
+local_labels.parquet  ICSR: the local labels of all cameras, which other runs can take
 checkpoints/          full state, latest last
 steps.jsonl           loss of every training step
 metrics.jsonl         figures of every epoch

@@ -3,7 +3,14 @@ import re
 import numpy as np
 import pytest
 
-from raid.health import alarms, cluster_health, label_quality, mining_alarms, mining_remarks
+from raid.health import (
+    alarms,
+    cluster_health,
+    label_quality,
+    mining_alarms,
+    mining_remarks,
+    multilabel_health,
+)
 from raid.ops import quality
 
 # Ten images: clusters of 4, 2, 1 and 2 and an outlier; the refinement discards image 2.
@@ -71,6 +78,25 @@ def test_churn_by_hand(previous, labels, churn):
         previous_labels=np.array(previous),
     )
     assert figures["cluster/churn"] == pytest.approx(churn)
+
+
+def test_persons_nearest_to_the_images_by_hand():
+    first, then = np.array([5, 5, 8, 8, -1, 2]), np.array([5, 5, 8, 2, 7, -1])
+    assert multilabel_health(first, None) == {"multilabel/people": 3.0}
+    figures = multilabel_health(then, first)
+    # Of the four that were known before too; as in the test above.
+    assert figures == pytest.approx({"multilabel/people": 4, "multilabel/churn": 3 / 7})
+    assert multilabel_health(first, first)["multilabel/churn"] == 0
+    other_names = np.array([1, 1, 0, 0, -1, 4])
+    assert multilabel_health(other_names, first)["multilabel/churn"] == 0
+
+
+def test_of_persons_that_are_not_known_nothing_is_said():
+    unknown = np.full(6, -1)
+    assert multilabel_health(unknown, None) == multilabel_health(unknown, unknown) == {}
+    known = np.array([3, 3, 1, 1, 1, 1])
+    for before, after in ((unknown, known), (known, unknown)):
+        assert "multilabel/churn" not in multilabel_health(after, before)
 
 
 def test_nothing_clustered():

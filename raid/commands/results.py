@@ -102,12 +102,17 @@ def add_report(commands: Commands) -> None:
     """Add `raid report`."""
     parser = commands.add_parser(
         "report",
-        help="write a run's report.html anew",
-        description="Write report.html of the run in RUN_FOLDER from its records, and print its path.",
+        help="write the report.html of a run, or of a sweep, anew",
+        description="Write report.html of the run or the sweep in FOLDER from its records, finished or not, "
+        "and print its path.",
     )
-    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run's folder, or a sweep's")
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="a.b=c", help="data.root=..., where the images have moved"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="a.b=c",
+        help="of a run: data.root=..., where the images have moved",
     )
     parser.set_defaults(run=_report)
 
@@ -127,7 +132,8 @@ def add_track(commands: Commands) -> None:
     sync = track.add_parser(
         "sync",
         help="send what MLflow does not have of a run, and close the run there",
-        description="Send what MLflow does not have of each run; what it has is not sent again.",
+        description="Send what MLflow does not have of each run; what it has is not sent again. Of a sweep's "
+        "folder the sweep's own run is sent; its trials have folders of their own.",
     )
     sync.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
     sync.add_argument(
@@ -139,13 +145,16 @@ def add_track(commands: Commands) -> None:
 def _sync(options: argparse.Namespace) -> None:
     from raid import log, tracking
     from raid.run_folder import RunFolder
+    from raid.tracking.parent import is_sweep, sync_sweep
 
     log.configure()
-    folders = [RunFolder(path) for path in options.folders]
-    for folder in folders:
-        folder.recorded()  # all mistakes before any work
-    for folder in folders:
-        print(tracking.sync(folder, options.tracking_uri), flush=True)
+    for path in options.folders:
+        if not is_sweep(path):
+            RunFolder(path).recorded()  # all mistakes before any work
+    for path in options.folders:
+        of_sweep = is_sweep(path)
+        uri = options.tracking_uri
+        print(sync_sweep(path, uri) if of_sweep else tracking.sync(RunFolder(path), uri), flush=True)
 
 
 def add_register(commands: Commands) -> None:

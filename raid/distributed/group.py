@@ -92,8 +92,8 @@ class Group:
         result: T = outcome[0]
         return result
 
-    def report(self, figures: Mapping[str, float]) -> None:
-        """Tell whoever started the workers of an epoch; every worker calls it."""
+    def report(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """Tell whoever started the workers of an epoch (0-based); every worker calls it."""
 
     def barrier(self) -> None:
         """Wait until every worker is here."""

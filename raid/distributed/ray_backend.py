@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +17,11 @@ import ray
 import ray.train
 import torch
 from ray.actor import ActorHandle
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raid import log, machine
-from raid.distributed.fanout import FanOut
+from raid.distributed.fanout import FanOut, InProcess
 from raid.distributed.group import Group
 from raid.distributed.launch import COLLECTIVE_TIMEOUT
 from raid.distributed.ray_pool import RayPool
@@ -46,7 +47,7 @@ _TRAIN_SETTINGS = {
 class RayBackend:
     """A cluster that is there (`RAY_ADDRESS`, or a submitted job's), or one of this machine's own."""
 
-    def __init__(self, *, workers: int, threads: int, device: Device, pool_size: int) -> None:
+    def __init__(self, *, workers: int, threads: int, device: Device, pool_size: int | None) -> None:
         """Say what the runs need; nothing is started yet.
 
         Args:
@@ -54,48 +55,44 @@ class RayBackend:
             threads: CPU threads of each worker and of each process of the pool.
             device: with `cuda`, or `auto` on a cluster with GPUs, every worker has a GPU, and so has every
                 process of stage 1. This process needs none: it may be on a head without.
-            pool_size: processes of the pool; 0: as many as there are workers.
+            pool_size: processes of the pool; None: as many as there are workers; 0: none, their work is done
+                by the worker that asks, or here (on GPUs, where this process has none, by one process).
         """
         self.workers, self.threads, self.device = workers, threads, device
         self.on_gpu = False
-        self.pool_size = pool_size or workers
+        self.pool_size = workers if pool_size is None else pool_size
         self._started: RayPool | None = None
         self._folder = Path()
 
     def prepare(self, folder: Path) -> None:
         """Connect, compare what the run needs with what there is, and start the pool."""
-        if _IN_JOB in os.environ and not folder.is_absolute():
-            raise InputError(
-                f"run.folder: {folder} is relative, and a submitted job runs in a copy of its working "
-                "directory that goes with it; give an absolute path on storage that all nodes share"
-            )
+        check_outlives_job(folder)
         self._folder = folder.absolute()
-        for name, value in _TRAIN_SETTINGS.items():
-            os.environ.setdefault(name, value)
-        if not ray.is_initialized():
-            ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.WARNING)
+        connect()
         have = ray.cluster_resources()
-        self.on_gpu = self.device == "cuda" or (self.device == "auto" and have.get("GPU", 0.0) > 0.0)
+        self.on_gpu = wants_gpus(self.device, have)
         _check_resources(have, workers=self.workers, threads=self.threads, on_gpu=self.on_gpu)
-        if self._started is None:
+        if self._started is None and self.pool_size:
             self._started = RayPool.start(self.pool_size, threads=self.threads)
 
     @property
-    def _pool(self) -> RayPool:
-        assert self._started is not None, "prepare comes first"
-        return self._started
+    def _fanout(self) -> FanOut:
+        return self._started or InProcess()
 
     def memory_bytes(self) -> int:
-        """Return the memory of the smallest machine with a process of the pool."""
-        return min(self._pool.on_each(machine.memory_bytes))
+        """Return the memory of the smallest machine with a process of the pool; without one, of this."""
+        return min(self._started.on_each(machine.memory_bytes)) if self._started else machine.memory_bytes()
 
     @contextmanager
     def pool(self, num_items: int) -> Iterator[FanOut]:
         """Give the warm pool; on GPUs, a pool of its own that holds them until the block ends."""
         if not self.on_gpu:
-            yield self._pool
+            if self._started is None:
+                torch.set_num_threads(self.threads)
+            yield self._fanout
             return
-        pool = RayPool.start(min(self.pool_size, num_items), threads=self.threads, gpus=1.0)
+        size = min(max(1, self.pool_size), num_items)
+        pool = RayPool.start(size, threads=self.threads, gpus=1.0)
         try:
             yield pool
         finally:
@@ -105,12 +102,14 @@ class RayBackend:
         """Call `function(group, pool, *arguments)` on every worker of one `TorchTrainer`."""
         folder = self._folder / f"ray_train_{uuid.uuid4().hex[:8]}"
         folder.mkdir(parents=True)
-        mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+        # By default it would belong to the resources of a Tune trial, which have no room for it.
+        actor = ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(_Mailbox)
+        mailbox = actor.remote() if self.workers > 1 else None
         trainer = TorchTrainer(
             _loop,
             train_loop_config={
                 # In a list: a reference at the top would be fetched before the workers are there.
-                "work": [ray.put((function, self._pool, arguments))],
+                "work": [ray.put((function, self._fanout, arguments))],
                 "mailbox": mailbox,
                 "threads": self.threads,
                 "storage": folder,
@@ -128,6 +127,7 @@ class RayBackend:
                 name="stage",
                 storage_path=str(folder),
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=1),
+                callbacks=self._callbacks(),
                 logging_config=LoggingConfig(log_level="WARNING"),  # not every figure of every report
             ),
         )
@@ -136,21 +136,89 @@ class RayBackend:
         except ray.train.WorkerGroupError as error:
             raise _cause(error) from None
         finally:
-            ray.kill(mailbox)
+            if mailbox is not None:
+                ray.kill(mailbox)
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _callbacks(self) -> list[UserCallback]:
+        """Return who is told of every report of the workers."""
+        return []
+
+    def _close_pool(self) -> None:
+        if self._started is not None:
+            self._started.close()
+        self._started = None
 
     def close(self) -> None:
         """Stop the pool and leave the cluster."""
-        if self._started is not None:
-            self._started.close()
+        self._close_pool()
         ray.shutdown()
+
+
+def connect(num_cpus: int | None = None) -> None:
+    """Connect this process to the cluster that is there, or start one of this machine's own.
+
+    Args:
+        num_cpus: of the one that is started; None: those of the machine.
+    """
+    for name, value in _TRAIN_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, logging_level=logging.WARNING)
+        return
+    # What frees the resources of a trainer that was killed asks the cluster by its address, which its process
+    # has to know where there are two clusters on a machine; it takes on what the cluster is started with.
+    port = str(_free_port())
+    with _environment(RAY_GCS_SERVER_PORT=port, RAY_ADDRESS=f"{ray.util.get_node_ip_address()}:{port}"):
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _free_port() -> int:
+    """Return a port that nobody listens on, outside the range of Ray's workers."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("", 0))
+            port = int(listener.getsockname()[1])
+        if port >= 20000:
+            return port
+
+
+def check_outlives_job(folder: Path) -> None:
+    """Refuse a run folder that goes with the submitted job that this process is of."""
+    if _IN_JOB in os.environ and not folder.is_absolute():
+        raise InputError(
+            f"run.folder: {folder} is relative, and a submitted job runs in a copy of its working "
+            "directory that goes with it; give an absolute path on storage that all nodes share"
+        )
+
+
+def wants_gpus(device: Device, have: Mapping[str, float]) -> bool:
+    """Whether the workers have a GPU each, on a cluster with these resources."""
+    return device == "cuda" or (device == "auto" and have.get("GPU", 0.0) > 0.0)
 
 
 @dataclass(frozen=True)
 class TrainGroup(Group):
     """The workers of a `TorchTrainer`."""
 
-    mailbox: ActorHandle
+    mailbox: ActorHandle | None  # None: one worker has nobody to write to
     calls: Iterator[int] = field(default_factory=itertools.count)
 
     def once(self, compute: Callable[[], T]) -> T:
@@ -158,7 +226,7 @@ class TrainGroup(Group):
 
         A collective that stays open while a set is clustered would run into its time-out.
         """
-        if self.size == 1:
+        if self.mailbox is None:
             return compute()
         call = next(self.calls)
         if self.is_first:
@@ -174,9 +242,9 @@ class TrainGroup(Group):
             raise failure
         return result  # type: ignore[no-any-return]
 
-    def report(self, figures: Mapping[str, float]) -> None:
+    def report(self, epoch: int, figures: Mapping[str, float]) -> None:
         """Report an epoch to Ray Train."""
-        ray.train.report(dict(figures))
+        ray.train.report({**figures, "epoch": epoch})
 
 
 class _Mailbox:

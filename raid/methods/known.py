@@ -57,6 +57,16 @@ def compare(config: MethodConfig, backend: Backend, *, num_seeds: int) -> str:
     return slsr_demo.compare(config, backend, num_seeds=num_seeds)
 
 
+def render_people(config: MethodConfig) -> None:
+    """Render the people of a method's demonstration where `config` looks for them, unless they are there."""
+    if isinstance(config, IcsrConfig):
+        icsr_demo.render_people(config)
+    elif isinstance(config, MarConfig):
+        mar_demo.render_people(config)
+    else:
+        slsr_demo.render_people(config)
+
+
 def plan(config: MethodConfig, given: Given, *, tflops: float | None) -> tuple[str, list[str]]:
     """Return what a run of `config` will take, and what of it does not fit; see its method's `plan_run`."""
     if isinstance(config, IcsrConfig):
@@ -64,3 +74,8 @@ def plan(config: MethodConfig, given: Given, *, tflops: float | None) -> tuple[s
     if isinstance(config, MarConfig):
         return mar_plan.plan_run(config, given, tflops=tflops)
     return slsr_plan.plan_run(config, given, tflops=tflops)
+
+
+def epochs(config: MethodConfig) -> int:
+    """Return how many epochs a run of `config` records."""
+    return config.inter.epochs if isinstance(config, IcsrConfig) else config.epochs

@@ -14,7 +14,7 @@ from raid.methods.encoder import device_of
 from raid.methods.sections import Numerics, Pool, Run, Track
 from raid.report import TrainingSets, write_report
 from raid.run_folder import RunFolder
-from raid.tracking import follow
+from raid.tracking import PARENT_TAG, follow
 
 logger = logging.getLogger(__name__)
 ConfigOfMethod = TypeVar("ConfigOfMethod", bound=Schema)
@@ -85,7 +85,8 @@ def tracked(config: Launched, folder: RunFolder, method: str) -> AbstractContext
     """Tell MLflow of the run for as long as the block lasts, unless the configuration says not to."""
     if not config.track.enabled:
         return nullcontext()
-    return follow(folder, config.track.experiment, {"method": method})
+    nested = {} if config.track.parent is None else {PARENT_TAG: config.track.parent}
+    return follow(folder, config.track.experiment, {"method": method, **nested})
 
 
 def summary(folder: RunFolder) -> str:

@@ -1,4 +1,4 @@
-"""The report of a run that is there already, written anew."""
+"""The report of a run, or of a sweep, that is there already, written anew."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -16,8 +16,9 @@ from raid.methods.mar.config import MarConfig
 from raid.methods.mar.inputs import open_mar_inputs
 from raid.methods.sections import Data
 from raid.methods.slsr.config import SlsrConfig
-from raid.report import TrainingSets, write_report
+from raid.report import TrainingSets, write_report, write_sweep_report
 from raid.run_folder import RunFolder
+from raid.sweep_folder import SweepFolder
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -28,19 +29,28 @@ _IMAGES = {"icsr": ("data",), "mar": ("data", "source"), "slsr": ("data",)}
 
 
 def rewrite_report(path: Path, overrides: Sequence[str] = ()) -> Path:
-    """Write the report of the run in `path` from its records; return the page's path.
+    """Write the report of the run, or of the sweep, in `path` from its records; return the page's path.
 
     Images that cannot be opened, or that are not those of the run, are a warning, and a page without
     pictures: a run outlives its images where these must be deleted.
 
     Args:
-        path: folder of a run.
-        overrides: `a.b=c` texts that go before the run's configuration, for images that have moved.
+        path: folder of a run or a sweep.
+        overrides: `a.b=c` texts that go before the run's configuration, for images that have moved; none of
+            a sweep.
 
     Raises:
-        InputError: there is no such folder, it holds no run, no epoch of it has been recorded, or an
-            override is not of the sections that say where the images are.
+        InputError: there is no such folder, it holds no run, no epoch of it has been recorded (or no trial
+            of it has begun), or an override is not of the sections that say where the images are.
     """
+    sweep = SweepFolder(path)
+    if sweep.record.exists():
+        if overrides:
+            raise InputError(
+                f"{overrides[0]}: the report of a sweep shows no images, and takes no fields; leave it out "
+                f"(the report of one trial takes them: raid report {sweep.path / 'trials' / 'NNN'} a.b=c)"
+            )
+        return write_sweep_report(sweep)
     folder = RunFolder(path)
     recorded = folder.recorded()
     sections = _IMAGES.get(recorded["method"], ())
@@ -62,7 +72,8 @@ def _pictures(folder: RunFolder, recorded: dict[str, Any], overrides: Sequence[s
     match recorded["method"]:
         case "icsr":
             config = load(IcsrConfig, folder.config, overrides)
-            return _lists(folder, config.data, fingerprint), None
+            of_images = fingerprint if isinstance(fingerprint, str) else fingerprint["data.root"]
+            return _lists(folder, config.data, of_images), None
         case "mar":
             of_mar = load(MarConfig, folder.config, overrides)
             if not (_shows_lists(folder) or folder.mining() or folder.multilabels.exists()):

@@ -315,7 +315,14 @@ class Extract(Schema):
 class Pool(Schema):
     """The processes beside the training workers: cameras of stage 1, blocks of rows between epochs."""
 
-    size: Annotated[NonNegativeInt, "processes; 0: as many as run.workers"] = 0
+    size: Annotated[
+        NonNegativeInt | None,
+        "processes; null: as many as run.workers; 0: none, the worker (or the driver) does their work itself",
+    ] = None
+
+    def processes(self, workers: int) -> int:
+        """Return how many processes share the pool's work in a run of so many workers."""
+        return workers if self.size is None else max(1, self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,6 +344,7 @@ class Track(Schema):
 
     enabled: Annotated[bool, "false: the run folder alone; `raid track sync` can send it later"] = True
     experiment: Annotated[str, Field(min_length=1), "MLflow's name for runs that belong together"] = "raid"
+    parent: Annotated[str | None, "MLflow run that this one is nested in, of a sweep; null: none"] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,7 +164,7 @@ def train_stage(worker: Worker[Job], stage: Stage, progress: Progress) -> None:
             losses = torch.stack(progress.parts["loss"]).tolist()
             worker.job.folder.record_epoch({"epoch": epoch, **figures}, losses, details)
             _log_epoch(config, stage, epoch, figures)
-        worker.group.report(figures)
+        worker.group.report(epoch, figures)
         progress.epoch, progress.step, progress.parts, progress.before = epoch + 1, 0, {}, {}
         with spans("checkpoint"):
             save(worker, stage, progress)

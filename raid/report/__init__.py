@@ -1,11 +1,9 @@
-"""The run as one page: a file that needs no network, no script and no other file to be read."""
+"""A run, or a sweep, as one page: a file that needs no network, no script and no other file to be read."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from raid.errors import InputError
 from raid.evaluate import RetrievalSet
-from raid.files import atomic_path
 from raid.report import (
     clusters,
     finetuning,
@@ -17,17 +15,20 @@ from raid.report import (
     records,
     training,
 )
+from raid.report.document import document, write_page
 from raid.report.header import header, title
-from raid.report.markup import Html, element
+from raid.report.markup import Html
 from raid.report.pictures import TrainingSets
 from raid.report.run import Run
-from raid.report.style import style
+from raid.report.sweep import write_sweep_report
 from raid.run_folder import RunFolder
 
-__all__ = ["TrainingSets", "write_report"]
+__all__ = ["TrainingSets", "write_report", "write_sweep_report"]
 
-# Whatever a browser makes of the page, it loads nothing but what the page holds.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_FOOTER = (
+    "Written by raid. This page may hold pictures of people: it is kept and deleted as they are. A rank "
+    "is not an identification."
+)
 _Section = tuple[str, str, Callable[[Run], Iterator[Html]]]
 _ALARMS: _Section = ("alarms", "Alarms", training.alarms)
 _OUTCOME: tuple[_Section, ...] = (
@@ -81,42 +82,6 @@ def write_report(
         InputError: the folder holds no run or no epoch, a record in it is damaged, or the page cannot be
             written.
     """
-    page = _page(Run.read(folder, retrieval, training))
-    try:
-        with atomic_path(folder.report) as temporary:
-            temporary.write_bytes(page.encode(errors="replace"))  # a path may hold what is no text
-    except OSError as error:
-        raise InputError(f"{folder.report}: cannot be written: {error.strerror or error}") from error
-    return folder.report
-
-
-def _page(run: Run) -> str:
-    sections = _SECTIONS[run.method]
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("link", rel="icon", href="data:,"),  # or a browser asks the server for one
-        element("title", title(run)),
-        element("style", Html(style())),
-    )
-    main = [
-        element("section", element("h2", name), *content(run), id=anchor)
-        for anchor, name, content in sections
-    ]
-    body = element("body", header(run), _contents(sections), element("main", *main), _footer())
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
-
-
-def _contents(sections: tuple[_Section, ...]) -> Html:
-    links = [element("a", name, href=f"#{anchor}") for anchor, name, _ in sections]
-    return element("nav", *links, aria_label="Contents")
-
-
-def _footer() -> Html:
-    return element(
-        "footer",
-        "Written by raid. This page may hold pictures of people: it is kept and deleted as they are. A rank "
-        "is not an identification.",
-    )
+    run = Run.read(folder, retrieval, training)
+    sections = [(anchor, name, content(run)) for anchor, name, content in _SECTIONS[run.method]]
+    return write_page(folder.report, document(title(run), header(run), sections, _FOOTER))

@@ -199,17 +199,17 @@ def _y_scale(values: Sequence[float], axes: Axes) -> Scale:
     return fitted(values, _BOTTOM, TOP, zero=axes.zero)
 
 
-def frame(x_scale: Scale, y_scale: Scale, axes: Axes, *, height: int = HEIGHT) -> Html:
+def frame(x_scale: Scale, y_scale: Scale, axes: Axes, *, height: int = HEIGHT, width: int = WIDTH) -> Html:
     """Return grid, ticks and labels of a chart `height` high, whose y scale ends UNDER above its foot."""
-    bottom = height - UNDER
+    bottom, right = height - UNDER, width - (WIDTH - RIGHT)
     parts = [
         element("text", axes.y, x=2, y=11, class_="label"),
-        element("text", axes.x, x=(LEFT + RIGHT) / 2, y=height - 6, class_="label middle"),
-        element("path", d=f"M{LEFT} {bottom}H{RIGHT}", class_="axis"),
+        element("text", axes.x, x=(LEFT + right) / 2, y=height - 6, class_="label middle"),
+        element("path", d=f"M{LEFT} {bottom}H{right}", class_="axis"),
     ]
     for tick in y_scale.ticks:
         y = y_scale(tick)
-        parts.append(element("path", d=f"M{LEFT} {y:.1f}H{RIGHT}", class_="rule"))
+        parts.append(element("path", d=f"M{LEFT} {y:.1f}H{right}", class_="rule"))
         parts.append(element("text", axes.ticks(tick), x=LEFT - 5, y=y + 3.5, class_="tick end"))
     for tick in x_scale.ticks:
         x = x_scale(tick)
@@ -309,6 +309,7 @@ def figure(
     note: str = "",
     *,
     height: int = HEIGHT,
+    width: int = WIDTH,
 ) -> Html:
     """Return a chart with its title, its legend (swatch, name, value) and a note, and words for it."""
     entries = [
@@ -317,7 +318,7 @@ def figure(
     return element(
         "figure",
         element("figcaption", title),
-        element("svg", *parts, viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=words, class_="chart"),
+        element("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", aria_label=words, class_="chart"),
         element("ul", *entries, class_="legend"),
         element("p", note, class_="muted") if note else "",
     )

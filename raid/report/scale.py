@@ -1,8 +1,9 @@
 """Axes: from values to pixels, and where the ticks go."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 _STEPS = (1.0, 2.0, 5.0, 10.0)
 
@@ -72,6 +73,12 @@ def logarithmic(values: Iterable[float], start: float, end: float) -> Scale:
     if len(ticks) > 7:
         ticks = [tick for tick in ticks if math.isclose(math.log10(tick) % 1.0, 0.0, abs_tol=1e-9)]
     return Scale(low, high, start, end, tuple(ticks), logarithmic=True)
+
+
+def spaced(ticks: Sequence[tuple[float, str]], least: float) -> list[tuple[float, str]]:
+    """Return every n-th of the ticks (pixel, label), for the labels to be `least` pixels apart."""
+    gaps = [abs(other - one) for (one, _), (other, _) in pairwise(ticks)]
+    return list(ticks[:: max(1, math.ceil(least / min(gaps) - 1e-9))] if gaps else ticks)
 
 
 def _step(extent: float, most: int) -> float:

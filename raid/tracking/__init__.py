@@ -21,23 +21,22 @@ died without a word the run goes on (`--resume`), or is closed by the next run i
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from raid.config import read_flat
 from raid.errors import InputError
 from raid.run_folder import RunFolder
 from raid.tracking.follower import Follower
-from raid.tracking.manners import TrackingError, be_mild, quiet
+from raid.tracking.manners import TrackingError
+from raid.tracking.origin import joined_tags, origin_tags
 from raid.tracking.place import shown, tracking_uri
 from raid.tracking.record import Held, Record
-from raid.tracking.sender import Sender
+from raid.tracking.sender import DEFAULT_EXPERIMENT, PARENT_TAG, Sender, send_rest
 
-__all__ = ["DEFAULT_EXPERIMENT", "follow", "sync"]
+__all__ = ["DEFAULT_EXPERIMENT", "PARENT_TAG", "follow", "sync"]
 
-# Of runs, too, whose configuration names none.
-DEFAULT_EXPERIMENT = "raid"
 logger = logging.getLogger(__name__)
 
 
@@ -59,7 +58,7 @@ def follow(folder: RunFolder, experiment: str, tags: Mapping[str, str]) -> Itera
         yield
         return
     outcome = "KILLED"
-    with _terminable():
+    with terminable():
         try:
             yield
             outcome = "FINISHED"
@@ -70,37 +69,51 @@ def follow(folder: RunFolder, experiment: str, tags: Mapping[str, str]) -> Itera
             follower.end(outcome)
 
 
-def sync(folder: RunFolder, uri: str | None = None) -> str:
+def sync(
+    folder: RunFolder,
+    uri: str | None = None,
+    *,
+    outcome: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> str:
     """Send what MLflow does not have of a run, and close the run there; return what was done as one line.
 
     Args:
         folder: of a run that has ended, or died, or is running (then nothing is done).
         uri: where to; None: MLFLOW_TRACKING_URI, or the database beside the runs.
+        outcome: FINISHED, FAILED or KILLED, of a run that could not say how it ended.
+        tags: of the run, beside those it has.
 
     Raises:
         InputError: the folder holds no run or cannot be written, or MLflow does not take it. Nothing is lost.
     """
-    folder.recorded()
     uri = uri or tracking_uri(folder.path)
-    be_mild()
+    return synced(folder.path, uri, lambda: send_rest(folder, uri, outcome=outcome, tags=tags))
+
+
+def synced(path: Path, uri: str, send: Callable[[], str]) -> str:
+    """Return what `send` did of the folder at `path`, or say for people why it did nothing.
+
+    Raises:
+        InputError: `send` raised it, or what a disk or MLflow raises.
+    """
     try:
-        with closing(Record.open(folder.path)) as record, quiet():
-            _complete(record, folder)
-            outcome = record.outcome or ("FINISHED" if folder.model.exists() else "KILLED")
-            return f"{folder.path}: {Sender(folder, record, uri, running=False).finish(outcome)}"
+        return f"{path}: {send()}"
     except Held:
-        return f"{folder.path}: is running, and sends by itself"
+        return f"{path}: is running, and sends by itself"
     except TrackingError as error:
-        raise InputError(f"{shown(uri)}: {error}; nothing is lost: everything is in {folder.path}") from error
+        raise InputError(f"{shown(uri)}: {error}; nothing is lost: everything is in {path}") from error
     except OSError as error:
-        raise InputError(f"{folder.path}: cannot be written: {error.strerror or error}") from error
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _follower(folder: RunFolder, experiment: str, tags: Mapping[str, str]) -> Follower | None:
     try:
         record = Record.open(folder.path)
         try:
-            return Follower(folder, record, tracking_uri(folder.path), experiment, tags)
+            record.begin(experiment)
+            uri = tracking_uri(folder.path)
+            return Follower(folder.path, record, uri, lambda: _sender(folder, record, uri, tags))
         except BaseException:
             record.close()
             raise
@@ -111,18 +124,14 @@ def _follower(folder: RunFolder, experiment: str, tags: Mapping[str, str]) -> Fo
     return None
 
 
-def _complete(record: Record, folder: RunFolder) -> None:
-    """Say of a run that was never followed what its folder says."""
+def _sender(folder: RunFolder, record: Record, uri: str, tags: Mapping[str, str]) -> Sender:
     with record.changing():
-        if record.experiment is None:
-            named = read_flat(folder.config).get("track.experiment")
-            record.experiment = str(named or DEFAULT_EXPERIMENT)
-        if record.started_ms is None:
-            record.started_ms = int(folder.config.stat().st_mtime * 1000)
+        record.tags = joined_tags(record.tags, {**origin_tags(), **tags})
+    return Sender(folder, record, uri, running=True)
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Let SIGTERM end the block with SystemExit: by default Python dies of it without another word."""
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:

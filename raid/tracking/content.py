@@ -3,7 +3,7 @@
 import hashlib
 import numbers
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,9 +33,14 @@ T = TypeVar("T")
 
 
 def parameters(folder: RunFolder) -> dict[str, str]:
-    """Return the resolved configuration."""
+    """Return the resolved configuration, without what is a tag."""
     flat = read_flat(folder.config)
-    return {_name(name): str(value)[:_LONGEST_PARAMETER] for name, value in flat.items()}
+    return as_parameters({name: value for name, value in flat.items() if name != "track.parent"})
+
+
+def as_parameters(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values as MLflow takes them."""
+    return {_name(name): str(value)[:_LONGEST_PARAMETER] for name, value in values.items()}
 
 
 def new_tags(wanted: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:
@@ -58,6 +63,18 @@ def metrics(
         Metric(_name(name), float(value), version.recorded_ms, step)
         for name, value in line.items()
         if name != "epoch" and isinstance(value, numbers.Real) and new[is_time(name)]
+    ]
+    return _batches(found, _METRICS_PER_BATCH)
+
+
+def journal_metrics(lines: Iterable[Mapping[str, Any]]) -> "Iterator[list[Metric]]":
+    """Yield batches of the figures in lines of a sweep's journal."""
+    from mlflow.entities import Metric
+
+    found = [
+        Metric(_name(name), value, line["recorded_ms"], line["step"])
+        for line in lines
+        for name, value in line["figures"].items()
     ]
     return _batches(found, _METRICS_PER_BATCH)
 

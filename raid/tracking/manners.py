@@ -32,6 +32,13 @@ def be_mild() -> None:
         os.environ.setdefault(name, value)
 
 
+def by_no_proxy(host: str) -> None:
+    """Have the HTTP libraries speak to a host themselves, where others are reached by a proxy."""
+    exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if host not in exempt.split(","):
+        os.environ["no_proxy"] = ",".join(filter(None, (exempt, host)))
+
+
 @contextmanager
 def patient() -> Iterator[None]:
     """Let a server that has been reached take its time with a large file, unless the user has set one.

@@ -4,10 +4,10 @@ import json
 import os
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import raid
-from raid.run_folder import RunFolder
 
 # A working tree on a network disk may take its time; nobody waits for this, but the process that asks.
 _GIT_TIMEOUT_S = 20
@@ -23,14 +23,23 @@ def origin_tags() -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
-def place_tags(folder: RunFolder) -> dict[str, str]:
+def place_tags(folder: Path) -> dict[str, str]:
     """Return the tags that say which folder of which machine a run is in."""
-    return {"host": socket.gethostname(), "run_folder": os.path.abspath(folder.path)}
+    return {"host": socket.gethostname(), "run_folder": os.path.abspath(folder)}
 
 
-def joined(before: str | None, now: str) -> str:
-    """Return both values of a tag of a run that was resumed elsewhere or with other code."""
-    return now if before is None else before if now in before.split(", ") else f"{before}, {now}"
+def joined_tags(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of a run that was perhaps resumed elsewhere or with other code: then both values.
+
+    Of MLflow's own, such as the run that it is nested in, the new value alone.
+    """
+    return {**before, **{name: _joined(before.get(name), name, value) for name, value in now.items()}}
+
+
+def _joined(before: str | None, name: str, now: str) -> str:
+    if before is None or name.startswith("mlflow."):
+        return now
+    return before if now in before.split(", ") else f"{before}, {now}"
 
 
 def _git_commit() -> str | None:

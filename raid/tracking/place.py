@@ -1,15 +1,26 @@
-"""Where runs are tracked: the tracking URI, and the database that is made when there is none."""
+"""Where runs are tracked: the tracking URI, and the database that is made when there is none.
 
+The URI is the place's name: what was sent is noted under it. While a sweep runs, a server is up over its
+database (`server`), and a file beside that says so: whoever makes a client goes through it (`reached_by`).
+"""
+
+import fcntl
+import json
 import os
 import re
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
+from raid.tracking.manners import TrackingError, by_no_proxy
+from raid.tracking.record import SWEEP
+
+LOOPBACK = "127.0.0.1"
 _SQLITE = "sqlite:///"
 # A polite process of its own, which does not die of the interrupt that ends the run.
 _MAKE = """
@@ -24,17 +35,53 @@ _PASSWORD = re.compile(r"//[^/:@]*(:[^/]*@)")
 
 
 def tracking_uri(folder: Path) -> str:
-    """Return MLFLOW_TRACKING_URI, or the database of the runs that `folder` is one of.
+    """Return MLFLOW_TRACKING_URI, or the database of the runs that `folder` is one of."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or own_uri(folder)
+
+
+def own_uri(folder: Path) -> str:
+    """Return the database of the runs that `folder` is one of.
 
     It lies in the nearest folder above that is called `runs`, so that all of a project's runs are together
-    wherever they are below it; without one, beside the run.
+    wherever they are below it; without one, beside the run, or the sweep that it is in.
     """
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    if given:
-        return given
     path = Path(os.path.abspath(folder))  # not resolved: `runs` may be a link to a larger disk
-    runs = next((parent for parent in path.parents if parent.name == "runs"), path.parent)
+    sweep = next((parent for parent in path.parents if (parent / SWEEP).exists()), path)
+    runs = next((parent for parent in path.parents if parent.name == "runs"), sweep.parent)
     return f"{_SQLITE}{runs / 'mlflow.db'}"
+
+
+def reached_by(uri: str) -> str:
+    """Return what a client is made for: the server that a sweep has up over the database `uri`, else `uri`.
+
+    Raises:
+        TrackingError: the server is up on another machine, for that alone.
+    """
+    file = server_file(uri)
+    if file is None:
+        return uri
+    try:
+        with file.open() as opened:
+            with suppress(BlockingIOError):
+                fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return uri  # nobody holds it: its sweep died
+            serving = json.load(opened)
+            host, port = serving["host"], serving["port"]
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is not up yet
+        return uri
+    if host != socket.gethostname():
+        raise TrackingError(
+            f"a sweep on {host} has a server over it that no other machine reaches; "
+            "where a sweep runs on several, set MLFLOW_TRACKING_URI to a server that all reach"
+        )
+    by_no_proxy(LOOPBACK)
+    return f"http://{LOOPBACK}:{port}"
+
+
+def server_file(uri: str) -> Path | None:
+    """Return the file that says where the server over a database is; who holds its lock has it up."""
+    database = database_of(uri)
+    return None if database is None else database.with_name(f"{database.name}.server")
 
 
 def artifact_location(uri: str) -> str | None:
@@ -42,7 +89,7 @@ def artifact_location(uri: str) -> str | None:
 
     Without a server MLflow would put them below the working directory of whoever makes the experiment.
     """
-    database = _database(uri)
+    database = database_of(uri)
     return None if database is None else str(database.parent / "mlruns")
 
 
@@ -69,7 +116,7 @@ def prepare_database(uri: str) -> None:
         sqlite3.Error: it is there and cannot be opened.
         RuntimeError: MLflow cannot make it.
     """
-    path = _database(uri)
+    path = database_of(uri)
     if path is None:
         return
     if path.exists():
@@ -101,7 +148,7 @@ def make_database(path: Path) -> None:
             new.rename(path)
 
 
-def _database(uri: str) -> Path | None:
+def database_of(uri: str) -> Path | None:
     """Return the file of a sqlite URI."""
     name = uri.removeprefix(_SQLITE)
     return None if name == uri or not name or "?" in name or name == ":memory:" else Path(name).absolute()

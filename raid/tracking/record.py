@@ -1,4 +1,7 @@
-"""tracking.json: what a run's tracking is about and what MLflow has of it; one process at a time holds it."""
+"""tracking.json: what a run's tracking is about and what MLflow has of it; one process at a time holds it.
+
+A sweep has the same of its own run, the trials' parent, in tracking_parent.json.
+"""
 
 import fcntl
 import hashlib
@@ -16,6 +19,7 @@ from typing import Any
 from raid.errors import InputError
 from raid.files import atomic_path
 
+RUN, SWEEP = "tracking.json", "tracking_parent.json"
 _TIMES = "time/"
 
 
@@ -37,6 +41,15 @@ class Version:
 
 
 @dataclass
+class Sweep:
+    """What the folder of a sweep does not say of its MLflow run."""
+
+    name: str
+    params: dict[str, str]
+    files: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Sent:
     """What the MLflow of one tracking URI has of the run."""
 
@@ -45,6 +58,11 @@ class Sent:
     epochs: dict[str, Version] = field(default_factory=dict)
     made_again: list[int] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # digest by name
+    journal: int = 0  # bytes of a sweep's journal
+
+    def forget(self) -> None:
+        """Have nothing sent."""
+        self.run_id, self.epochs, self.made_again, self.files, self.journal = None, {}, [], {}, 0
 
 
 class Record:
@@ -58,10 +76,11 @@ class Record:
         outcome: how the run ended: FINISHED, FAILED, KILLED; None while it runs, or if it died in silence.
         epochs: the latest version of every epoch that was found.
         sent: by tracking URI, without its password.
+        sweep: what a sweep is called and is to send, None of a run, whose folder says it.
     """
 
-    def __init__(self, folder: Path, lock: int | None) -> None:
-        self._path, self._lock, self._closed = folder / "tracking.json", lock, False
+    def __init__(self, path: Path, lock: int | None) -> None:
+        self._path, self._lock, self._closed = path, lock, False
         self._mutex = threading.RLock()
         self.experiment: str | None = None
         self.tags: dict[str, str] = {}
@@ -70,17 +89,23 @@ class Record:
         self.outcome: str | None = None
         self.epochs: dict[str, Version] = {}
         self.sent: dict[str, Sent] = {}
+        self.sweep: Sweep | None = None
 
     @staticmethod
-    def open(folder: Path) -> "Record":
+    def open(folder: Path, name: str = RUN) -> "Record":
         """Read the record of the run in `folder` and hold it until it is closed, or the process ends.
+
+        Args:
+            folder: of the run.
+            name: of the file; SWEEP for that of a sweep.
 
         Raises:
             Held: another process (or another record of this one) holds it.
             InputError: tracking.json is not what this wrote.
             OSError: the folder cannot be written.
         """
-        record = Record(folder, _locked(folder / "tracking.lock"))
+        path = folder / name
+        record = Record(path, locked(path.with_suffix(".lock")))
         try:
             record._read()
         except BaseException:
@@ -95,7 +120,7 @@ class Record:
         Raises:
             InputError: tracking.json is not what this wrote.
         """
-        record = Record(folder, None)
+        record = Record(folder / RUN, None)
         record._read()
         record.close()
         return record
@@ -112,6 +137,12 @@ class Record:
             yield
             with atomic_path(self._path) as temporary:
                 temporary.write_text(json.dumps(self._content(), indent=1))
+
+    def begin(self, experiment: str) -> None:
+        """Say that the run goes on."""
+        with self.changing():
+            self.experiment, self.outcome, self.ended_ms = experiment, None, None
+            self.started_ms = self.started_ms or now_ms()
 
     def check_open(self) -> None:
         """Raise Closed if the record has been closed."""
@@ -161,6 +192,7 @@ class Record:
             "outcome": self.outcome,
             "epochs": {epoch: asdict(version) for epoch, version in self.epochs.items()},
             "sent": {uri: asdict(sent) for uri, sent in self.sent.items()},
+            "sweep": self.sweep and asdict(self.sweep),
         }
 
     def _read(self) -> None:
@@ -173,8 +205,10 @@ class Record:
             self.outcome = content["outcome"]
             self.epochs = _versions(content["epochs"])
             for uri, sent in content["sent"].items():
-                given = {name.name: sent[name.name] for name in fields(Sent)}
+                given = {name.name: sent[name.name] for name in fields(Sent) if name.name in sent}
                 self.sent[uri] = Sent(**{**given, "epochs": _versions(given["epochs"])})
+            if content.get("sweep") is not None:
+                self.sweep = Sweep(**content["sweep"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{self._path}: not a file that raid wrote; remove it, and the run is sent anew"
@@ -206,10 +240,14 @@ def _versions(content: Mapping[str, Any]) -> dict[str, Version]:
     return {epoch: Version(**version) for epoch, version in content.items()}
 
 
-def _locked(path: Path) -> int | None:
+def locked(path: Path) -> int | None:
     """Open and lock a file; the system unlocks it when the process ends, however it ends.
 
     None where the file system has no locks: a run is then taken for ended by whoever looks.
+
+    Raises:
+        Held: another process (or this one) has it locked.
+        OSError: it cannot be opened.
     """
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:

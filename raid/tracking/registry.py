@@ -20,12 +20,12 @@ import raid
 from raid.config import read_flat
 from raid.errors import InputError
 from raid.run_folder import RunFolder
-from raid.tracking import DEFAULT_EXPERIMENT
 from raid.tracking.manners import TrackingError, be_mild, patient, quiet, reason
+from raid.tracking.mlflow_run import experiment_id
 from raid.tracking.origin import origin_tags, place_tags
-from raid.tracking.place import prepare_database, shown, tracking_uri, without_password
+from raid.tracking.place import prepare_database, reached_by, shown, tracking_uri, without_password
 from raid.tracking.record import Record
-from raid.tracking.sender import experiment_id, fingerprint_tags
+from raid.tracking.sender import DEFAULT_EXPERIMENT, fingerprint_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -172,7 +172,7 @@ def _reached(uri: str, name: str) -> "MlflowClient":
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri=uri)
+    client = MlflowClient(tracking_uri=reached_by(uri))
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -202,7 +202,7 @@ def _run_of_its_own(client: "MlflowClient", folder: RunFolder, uri: str) -> "Run
     experiment = experiment_id(
         client, str(read_flat(folder.config).get("track.experiment") or DEFAULT_EXPERIMENT), uri
     )
-    tags = {**place_tags(folder), **origin_tags(), **version_tags(folder)}
+    tags = {**place_tags(folder.path), **origin_tags(), **version_tags(folder)}
     run = client.create_run(experiment, tags=tags, run_name=f"{folder.path.absolute().name} registered")
     client.set_terminated(run.info.run_id, "FINISHED")
     return run

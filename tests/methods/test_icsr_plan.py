@@ -15,6 +15,7 @@ import tiny
 
 from raid import cli, machine
 from raid.errors import InputError
+from raid.methods.icsr import probe
 from raid.methods.icsr import recipe as icsr
 from raid.methods.icsr.check import check_memory
 from raid.methods.icsr.config import IcsrConfig
@@ -94,6 +95,21 @@ def test_baseline_has_no_first_stage_and_a_set_without_queries_no_evaluation(roo
     found = planned(root, Counts((600,), 0, 0), refine__enabled=False)
     assert "stage 1, a camera" not in found
     assert found["evaluate"].elapsed == 0.0
+
+
+def test_stage_1_of_another_run_costs_nothing(root, monkeypatch):
+    counts, taken = Counts((100, 300, 200), 50, 250), {"intra__labels": "labels.parquet"}
+    given, made = planned(root, counts, **taken), planned(root, counts)
+    assert "stage 1, a camera" not in given
+    steps = [[(step.name, step.elapsed) for step in found["plan"].steps] for found in (given, made)]
+    assert steps[0] == steps[1][1:]
+    probed = []
+    monkeypatch.setattr(
+        probe, "_cluster", lambda config, stages, *rest: probed.append(len(stages)) or CLUSTERS
+    )
+    for chosen in ({}, taken):
+        probe_clustering(tiny.config(root, root.parent / "run", **chosen), dimensions=16, cluster_size=8)
+    assert probed == [2, 2, 1, 1]  # of two sets each; a method that nothing uses is not measured
 
 
 def test_entries_grow_towards_a_limit():

@@ -59,11 +59,12 @@ def test_epochs_record_the_figures_of_their_stage(done):
         for key in ("pretraining/loss", "pretraining/accuracy", "pretraining/product"):
             assert np.isfinite(epoch[key]), key
         assert not any(key.startswith(("mining/", "source/")) for key in epoch)
+    assert ["multilabel/churn" in epoch for epoch in done.metrics()] == [False, False, False, True]
     for epoch in second:
         for key in (
             *("train/loss", "train/mdl", "train/cml", "train/al", "train/rj", "source/accuracy"),
             *("mining/positives", "mining/negatives", "mining/threshold", "mining/reached"),
-            *("mining/base_rate", "train/learning_rate"),
+            *("mining/base_rate", "train/learning_rate", "multilabel/people"),
         ):
             assert np.isfinite(epoch[key]), key
         assert epoch["mining/positives"] + epoch["mining/negatives"] == 8  # int(.3 * 28)

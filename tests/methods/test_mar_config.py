@@ -17,7 +17,7 @@ NOT_IN_HASH = {
     *("data.root", "data.cache_folder", "data.cache_limit_gib", "source.root", "pretraining.checkpoint"),
     *("evaluate.every", "evaluate.ap", "evaluate.multi_query", "evaluate.rerank", "evaluate.rerank_k1"),
     *("evaluate.rerank_k2", "evaluate.rerank_weight", "evaluate.cuhk03", "evaluate.seed", "evaluate.flip"),
-    *("multilabel.table", "extract.on", "pool.size", "track.enabled", "track.experiment"),
+    *("multilabel.table", "extract.on", "pool.size", "track.enabled", "track.experiment", "track.parent"),
 }
 
 

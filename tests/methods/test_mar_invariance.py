@@ -186,6 +186,22 @@ def test_a_float64_run_is_the_same_on_any_number_of_workers(out, size):
     assert_same_end(out / f"sharded {size}", out / "sharded 1")
 
 
+def settled(folder: Path) -> list[dict[str, float]]:
+    return [
+        {key: value for key, value in epoch.items() if key.startswith("multilabel/")}
+        for epoch in RunFolder(folder).metrics()
+    ]
+
+
+@pytest.mark.parametrize("name", ["sharded 2", "sharded 4", "begun on 1", "begun on 2"])
+def test_how_far_the_images_have_settled_does_not_depend_on_the_workers(out, name):
+    reference = settled(out / "sharded 1")
+    assert [sorted(epoch) for epoch in reference] == [
+        [], ["multilabel/people"], ["multilabel/churn", "multilabel/people"],
+    ]  # fmt: skip
+    assert settled(out / name) == reference
+
+
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 def test_a_run_with_a_sharded_table_goes_on_with_another_number_of_workers(out, before, after):
     assert_same_end(out / f"begun on {before}", out / "sharded 1")

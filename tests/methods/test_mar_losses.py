@@ -14,7 +14,7 @@ from torch import Tensor
 from raid.distributed.group import Group
 from raid.losses.cross_view import CrossViewCentre
 from raid.methods.mar.config import MarConfig
-from raid.methods.mar.losses import Batch, Followed, StepLosses, mar_loss, own_orders
+from raid.methods.mar.losses import Batch, Followed, StepLosses, in_own_orders, mar_loss, own_orders
 from raid.methods.mar.multilabel_table import MultilabelTable
 
 NUM_IMAGES, NUM_AGENTS, DIM = 12, 5, 6
@@ -269,3 +269,14 @@ def test_orders_are_of_the_image_and_the_seed_alone():
     assert torch.equal(own_orders(torch.tensor([4, 3]), 50, seed=1), orders[[2, 0]])
     assert len({tuple(order) for order in orders.tolist()}) == 3
     assert not torch.equal(own_orders(torch.tensor([3]), 50, seed=2), orders[:1])
+
+
+def test_an_agent_is_found_again_by_its_place_in_an_image_s_own_order():
+    logs = torch.randn(6, 50, generator=torch.Generator().manual_seed(1))
+    shuffled = logs.gather(1, own_orders(torch.arange(6), 50, seed=3))
+    places = shuffled.argmax(dim=1).numpy()
+    places[4] = -1
+    expected = logs.argmax(dim=1).tolist()
+    assert in_own_orders(places, 50, seed=3).tolist() == [*expected[:4], -1, expected[5]]
+    assert places[4] == -1  # and nothing else has changed
+    assert (shuffled.argmax(dim=1).numpy()[:4] == places[:4]).all()

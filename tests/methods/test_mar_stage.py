@@ -16,8 +16,9 @@ from raid.data.augment import normalize
 from raid.methods.mar import adaptation as mar_adaptation
 from raid.methods.mar.adaptation import AdaptationStage
 from raid.methods.mar.config import Sgd
-from raid.methods.mar.losses import Batch, StepLosses
+from raid.methods.mar.losses import Batch, StepLosses, own_orders
 from raid.methods.mar.pretraining import PretrainingStage
+from raid.ops import quality
 
 PLAIN = {"augment__flip": 0.0, "augment__pad": 0}
 SOURCE, TARGET = 8, 16
@@ -170,6 +171,69 @@ def test_mining_begins_when_it_is_to(sets):
     assert int(stage.followed.table.memory.visited.sum()) == 8
     assert stage.followed.threshold != threshold
     assert stage.tally.steps == 1
+
+
+def slowly(stage: AdaptationStage, before: dict[int, int] | None) -> tuple[dict[str, float], dict[int, int]]:
+    """Return an epoch's figures of the nearest persons from the table, and those, image by image."""
+    memory = stage.followed.table.memory
+    nearest = {}
+    for image in np.flatnonzero(memory.visited.numpy()).tolist():
+        values = memory.table[image].tolist()
+        person = max(range(len(values)), key=lambda number: (values[number], -number))
+        if stage.config.multilabel.control == "permuted":
+            person = int(own_orders(torch.tensor([image]), len(values), stage.config.seed)[0, person])
+        nearest[image] = person
+    figures = {"multilabel/people": float(len(set(nearest.values())))}
+    if before is not None:
+        both = sorted(set(nearest) & set(before))
+        pairs = [np.array([of[image] for image in both]) for of in (before, nearest)]
+        figures["multilabel/churn"] = 1 - quality.ari(*pairs)
+    return figures, nearest
+
+
+@pytest.mark.parametrize("control", ["none", "permuted"])
+def test_how_far_the_images_have_settled_is_read_off_the_table(sets, control):
+    chosen = {"multilabel__momentum": 0.9, "optimizer__learning_rate": 0.1, "multilabel__scale": 300.0}
+    stage = started(configured(sets, multilabel__control=control, **chosen))
+    before, churned = None, []
+    for epoch in stage.epochs:
+        for step in range(stage.num_steps):
+            stage.step(epoch, step)
+        expected, before = slowly(stage, before)
+        figures, _ = stage.end_epoch(epoch, {"loss": 1.0})
+        found = {key: value for key, value in figures.items() if key.startswith("multilabel/")}
+        assert found == pytest.approx(expected)
+        churned.append(found.get("multilabel/churn"))
+        assert found["multilabel/people"] > 1
+    assert churned[0] is None
+    assert 0 < churned[1] < 1
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"mining__begin": 1}, {"mining__guide": "feature"}, {"losses__mdl": False}]
+)
+def test_without_a_table_of_multilabels_nothing_is_said_of_them(sets, chosen):
+    stage = started(configured(sets, **chosen))
+    stage.step(stage.epochs.start, 0)
+    figures, _ = stage.end_epoch(stage.epochs.start, {"loss": 1.0})
+    assert not any(key.startswith("multilabel/") for key in figures)
+    stage.step(stage.epochs.start + 1, 0)
+    figures, _ = stage.end_epoch(stage.epochs.start + 1, {"loss": 1.0})
+    assert ("multilabel/people" in figures) == ("mining__begin" in chosen)
+    assert "multilabel/churn" not in figures  # there is nothing to compare with
+
+
+def test_a_checkpoint_of_an_older_raid_knows_no_nearest_persons(sets):
+    stage = started(configured(sets))
+    stage.step(stage.epochs.start, 0)
+    stage.end_epoch(stage.epochs.start, {"loss": 1.0})
+    state = stage.state()
+    again = started(configured(sets))
+    again.restore(state)
+    assert again.nearest.tolist() == stage.nearest.tolist()
+    del state["nearest"]
+    again.restore(state)
+    assert again.nearest is None
 
 
 def test_agents_that_are_not_trained_keep_every_bit(sets):

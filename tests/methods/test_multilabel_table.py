@@ -16,6 +16,9 @@ class Together(Group):
     def all_reduce_sum(self, value):
         return value
 
+    def gather_rows(self, rows):
+        return rows
+
 
 def table(*, sharded: bool, group: Group | None = None) -> MultilabelTable:
     return MultilabelTable(
@@ -88,6 +91,34 @@ def test_a_state_is_of_all_rows_and_fits_any_number_of_workers(size):
     assert again.memory.visited.dtype == torch.bool
     rows, multilabels = visits()[1]
     assert torch.equal(again.visit(rows, multilabels), whole.visit(rows, multilabels))
+
+
+def test_the_nearest_agent_is_the_first_of_the_largest_and_of_visited_images_alone():
+    ours = table(sharded=False)
+    assert ours.nearest().tolist() == [-1] * N
+    rows = {
+        4: [0.1, 0.3, 0.2, 0.3, 0.1],
+        0: [0.2] * 5,
+        9: [0.0, 0.0, 0.0, 0.0, 1.0],
+        7: [0.4, 0.1, 0.4, 0.0, 0.1],
+    }
+    ours.visit(torch.tensor(list(rows)), torch.tensor(list(rows.values())).double())
+    assert ours.nearest().tolist() == [0, -1, -1, -1, 1, -1, -1, 0, -1, 4, -1]
+    # The table's: a tenth of the new one does not turn the old one round.
+    ours.visit(torch.tensor([9, 1]), torch.eye(5)[[0, 2]].double())
+    assert ours.nearest().tolist() == [0, 2, -1, -1, 1, -1, -1, 0, -1, 4, -1]
+    assert ours.nearest().dtype == torch.int64
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 13])
+def test_the_nearest_agents_of_shards_are_the_whole_s(size):
+    whole = table(sharded=False)
+    shards = [table(sharded=True, group=Together(rank, size)) for rank in range(size)]
+    for rows, multilabels in visits()[:1]:
+        for one in (whole, *shards):
+            one.visit(rows, multilabels)
+    assert -1 in whole.nearest()
+    assert torch.equal(torch.cat([shard.nearest() for shard in shards]), whole.nearest())
 
 
 def test_a_batch_without_rows_of_a_shard():

@@ -66,6 +66,7 @@ def test_the_epochs_of_all_stages_are_recorded_in_their_order(whole):
     assert "baseline/loss" in epochs[0]
     assert "eval/mAP" in epochs[0]  # the paper's row of the baseline
     assert epochs[1]["clusters/num"] == 2
+    assert [number for number, epoch in enumerate(epochs) if "clusters/silhouette" in epoch] == [1]
     for epoch in epochs[1:3]:
         for cluster in (0, 1):
             for name in ("real", "fake", "generator", "variance_ratio"):
@@ -87,8 +88,11 @@ def test_the_first_line_of_the_silhouettes_is_of_the_clusters_that_are_used(whol
 def test_a_run_that_begins_with_another_s_images_ends_the_same(sets, whole, tmp_path):
     again = slsr.run(made(sets, tmp_path / "run", **begun_with(whole)))
     assert [epoch["epoch"] for epoch in again.metrics()] == [0, 1]
-    for ours, theirs in zip(timeless(again), timeless(whole)[3:], strict=True):
-        assert {**ours, "epoch": 0} == {**theirs, "epoch": 0}
+    of_clusters = {key: value for key, value in whole.metrics()[1].items() if key.startswith("clusters/")}
+    assert of_clusters["clusters/silhouette"] == float(Clustered.read(whole.clusters).silhouette)
+    # On the first record, wherever the images are from: a sweep over their number of clusters looks at it.
+    for ours, theirs, more in zip(timeless(again), timeless(whole)[3:], (of_clusters, {}), strict=True):
+        assert {**ours, "epoch": 0} == {**theirs, "epoch": 0} | more
     for name in ("clusters.npz", "generated.npy", "generated.json"):
         assert (again.path / name).read_bytes() == (whole.path / name).read_bytes()
     assert (again.gans / "cluster_01" / "real.png").exists()

@@ -12,7 +12,7 @@ NOT_IN_HASH = {
     *("data.root", "data.cache_folder", "data.cache_limit_gib", "baseline.checkpoint", "generated.folder"),
     *("evaluate.every", "evaluate.ap", "evaluate.multi_query", "evaluate.rerank", "evaluate.rerank_k1"),
     *("evaluate.rerank_k2", "evaluate.rerank_weight", "evaluate.cuhk03", "evaluate.seed", "evaluate.flip"),
-    *("extract.on", "pool.size", "track.enabled", "track.experiment", "gan.grid_epochs"),
+    *("extract.on", "pool.size", "track.enabled", "track.experiment", "track.parent", "gan.grid_epochs"),
 }
 
 

@@ -210,6 +210,7 @@ def test_a_start_from_another_run_s_stages_is_gone_on_with(sets, whole, tmp_path
     assert lived == STAGES[2] * (STEPS + 1) + 1
     ours = RunFolder(config.run.folder)
     assert [epoch["epoch"] for epoch in ours.metrics()] == list(range(STAGES[2]))
+    assert ["clusters/silhouette" in epoch for epoch in ours.metrics()] == [True, False]
     assert made_images(ours.path) == made_images(whole.path)
     if start == "baseline":
         assert_same_bits(trained(ours.baseline), trained(whole.baseline))

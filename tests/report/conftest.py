@@ -4,6 +4,7 @@ from pathlib import Path
 
 import made_up_mar
 import made_up_slsr
+import made_up_sweeps
 import page
 import pytest
 import tiny
@@ -11,8 +12,9 @@ from made_up import figures, recorded
 
 from raid.methods.inputs import Inputs, open_inputs
 from raid.methods.mar.inputs import MarInputs, open_mar_inputs
-from raid.report import TrainingSets, write_report
+from raid.report import TrainingSets, write_report, write_sweep_report
 from raid.run_folder import RunFolder
+from raid.sweep_folder import SweepFolder
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +82,15 @@ def slsr_run(root: Path, inputs: Inputs) -> RunFolder:
 @pytest.fixture(scope="session")
 def slsr_shown(slsr_run: RunFolder) -> page.Node:
     return page.read(slsr_run.report)
+
+
+@pytest.fixture(scope="session")
+def decay_sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepFolder:
+    folder = made_up_sweeps.decay(tmp_path_factory.mktemp("sweep") / "decay")
+    write_sweep_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sweep_shown(decay_sweep: SweepFolder) -> page.Node:
+    return page.read(decay_sweep.report)

@@ -6,7 +6,8 @@ import pytest
 import tiny
 from made_up import figures, recorded
 
-from raid.cli import EXIT_INPUT_ERROR, main
+from raid.cli import main
+from raid.commands.command_line import EXIT_INPUT_ERROR
 from raid.errors import InputError
 from raid.report import write_report
 from raid.run_folder import RunFolder

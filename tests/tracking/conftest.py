@@ -34,8 +34,7 @@ def first_use(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         running = tracked.process(runs / "run", "ends", 0)
     _, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
-    if not (runs / "mlflow.db").exists():  # it took longer than a run waits
-        assert "sends the rest" in err
+    if "sends the rest" in err:  # it took longer than a run waits
         tracking.sync(RunFolder(runs / "run"), f"sqlite:///{runs / 'mlflow.db'}")
         err = ""
     return runs, err

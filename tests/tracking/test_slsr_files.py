@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from raid import tracking
 from raid.run_folder import RunFolder
-from raid.tracking import sender
+from raid.tracking import mlflow_run
 
 
 def draw(folder: RunFolder, name: str, content: str) -> None:
@@ -73,7 +73,7 @@ def test_a_grid_is_sent_when_it_is_drawn_and_again_when_it_has_changed(client, f
 
 def test_a_grid_that_is_there_is_not_read_every_second(folder, monkeypatch):
     read = []
-    monkeypatch.setattr(sender, "file_digest", lambda path: read.append(path.name) or "digest")
+    monkeypatch.setattr(mlflow_run, "file_digest", lambda path: read.append(path.name) or "digest")
     draw(folder, "cluster_00/real.png", "real")
     with tracked.follow(folder):
         tracked.until(lambda: read)

@@ -49,7 +49,7 @@ def check_memory(config: IcsrConfig, train: Samples, dimensions: int, available:
         InputError: there is too little of it.
     """
     tasks = {"training images": ClusterTask.inter(config, len(train), dimensions)}
-    if config.refine.enabled:
+    if config.makes_labels:
         largest = int(np.unique(train.cameras, return_counts=True)[1].max())
         tasks["images of one camera"] = ClusterTask.intra(config, largest, dimensions)
     for what, task in tasks.items():
@@ -74,6 +74,8 @@ def _check_refinement(config: IcsrConfig, train: Samples) -> None:
             "data.root: some training images have no camera, and ICSR trains one encoder a camera; "
             "give the cameras, or train the baseline with refine.enabled=false"
         )
+    if not config.makes_labels:
+        return
     shares = []
     for camera, count in zip(*np.unique(train.cameras, return_counts=True), strict=True):
         name, clusters = camera_name(train, camera), config.intra.clusters_of(count)

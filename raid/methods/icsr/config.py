@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -37,6 +38,9 @@ _PER_IMAGES = re.compile(r"n//([1-9]\d*)")
 class IntraCamera(Clustering):
     """Stage 1: one encoder a camera, for the local labels."""
 
+    labels: Annotated[
+        Path | None, "local_labels.parquet of another run, in place of this stage; null: do it"
+    ] = None
     epochs: Annotated[PositiveInt, "clusterings of a camera; it is trained between them"] = 20
     steps: Annotated[PositiveInt, "training steps of an epoch"] = 100
     num_clusters: Annotated[
@@ -143,6 +147,7 @@ class IcsrConfig(Schema):
         "track",
         "extract",
         "pool",
+        "intra.labels",  # their content is part of the fingerprint
         "neighbors.similarity",
         "data.root",
         "data.cache_folder",
@@ -154,6 +159,11 @@ class IcsrConfig(Schema):
         """Return `run.workers` where the batch, or what batch norm sees, depends on it."""
         depends = self.scale == "weak" or self.model.batch_norm == "local"
         return ("run.workers",) if depends else ()
+
+    @property
+    def makes_labels(self) -> bool:
+        """Whether stage 1 is part of this run."""
+        return self.refine.enabled and self.intra.labels is None
 
     def encoder(self, statistics: Statistics = IMAGENET) -> EncoderSettings:
         """Return what the encoder needs; it sees images by `statistics`."""

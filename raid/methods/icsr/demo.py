@@ -22,6 +22,12 @@ from raid.methods.inputs import open_inputs
 logger = logging.getLogger(__name__)
 
 
+def render_people(config: IcsrConfig) -> None:
+    """Render the set if it is not there."""
+    assert config.data.root is not None  # Data.problems
+    render.write_market1501(config.data.root, PEOPLE)
+
+
 def compare(config: IcsrConfig, backend: Backend, *, num_seeds: int) -> str:
     """Render the set if it is not there, train the baseline and ICSR, and return the comparison as text.
 
@@ -30,8 +36,7 @@ def compare(config: IcsrConfig, backend: Backend, *, num_seeds: int) -> str:
         backend: where they run, one after the other.
         num_seeds: train with so many seeds, the first being that of `config`.
     """
-    assert config.data.root is not None  # Data.problems
-    render.write_market1501(config.data.root, PEOPLE)
+    render_people(config)
     inputs = open_inputs(config.data, multi_query=config.evaluate.multi_query)
     assert inputs.retrieval is not None
     logger.info(

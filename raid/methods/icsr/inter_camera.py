@@ -108,7 +108,7 @@ def inter_camera(group: Group, fanout: FanOut, job: InterCameraJob) -> None:
             losses = torch.stack(progress.losses).tolist()
             job.folder.record_epoch({"epoch": progress.epoch, **figures}, losses)
             _log_epoch(config, progress.epoch, figures)
-        group.report(figures)
+        group.report(progress.epoch, figures)
         progress = Progress(progress.epoch + 1, global_labels=progress.global_labels)
         with spans("checkpoint"):
             _save(encoder, job, progress)

@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from raid.data.images import Images
-from raid.data.samples import Samples
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.files import atomic_path
@@ -25,6 +24,7 @@ from raid.methods.encoder import device_of
 from raid.methods.icsr.clustering import cluster
 from raid.methods.icsr.config import IcsrConfig
 from raid.methods.icsr.contrastive import ContrastiveEncoder
+from raid.methods.icsr.local_labels import write_local_labels
 from raid.methods.inputs import Inputs, camera_name
 from raid.run_folder import RunFolder
 
@@ -73,7 +73,7 @@ def intra_camera(
     labels = np.full(len(cameras), -1, dtype=np.int64)
     for camera in largest_first:
         labels[cameras == camera] = pq.read_table(_camera_file(folder, camera))["local_label"].to_numpy()
-    _write_local_labels(inputs.train, labels, folder.local_labels)
+    write_local_labels(inputs.train, labels, folder.local_labels)
     return labels
 
 
@@ -140,18 +140,6 @@ def train_camera(camera: int, job: CameraJob) -> CameraResult:
 
 def _camera_file(folder: RunFolder, camera: int) -> Path:
     return folder.local / f"camera_{camera:04d}.parquet"
-
-
-def _write_local_labels(train: Samples, labels: Ints, path: Path) -> None:
-    table = pa.table(
-        {
-            "path": train.table["path"],
-            "identity": train.table["identity"],
-            "camera": train.table["camera"],
-            "local_label": labels,
-        }
-    )
-    _write_table(table, path)
 
 
 def _write_table(table: pa.Table, path: Path) -> None:

@@ -52,9 +52,9 @@ def plan_run(config: IcsrConfig, given: Given, *, tflops: float | None = None) -
 def make_plan(config: IcsrConfig, counts: Counts, encoder: EncoderSpeed, clustering: ClusterSpeed) -> Plan:
     """Reckon the run of `config` on sets of `counts` images."""
     workers, epochs = config.run.workers, config.inter.epochs
-    processes = config.pool.size or workers
+    processes = config.pool.processes(workers)
     steps = []
-    if config.refine.enabled:
+    if config.makes_labels:
         steps.append(_intra_camera(config, counts, encoder, clustering, processes))
     batch = config.training.sampler.batch_size
     evaluations = sum(config.evaluate.due(epoch, epochs) for epoch in range(epochs)) if counts.query else 0

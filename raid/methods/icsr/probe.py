@@ -119,7 +119,7 @@ def probe_clustering(config: IcsrConfig, *, dimensions: int, cluster_size: float
     """Cluster simulated features of two sizes; the first compiles what is not compiled yet."""
     torch.set_num_threads(config.numerics.threads)
     size = min(max(2, round(cluster_size)), _LARGEST_CLUSTER)
-    stages = [config.inter, config.intra] if config.refine.enabled else [config.inter]
+    stages = [config.inter, config.intra] if config.makes_labels else [config.inter]
     small, large = (_cluster(config, stages, rows, size, dimensions) for rows in _CLUSTER_ROWS)
     return replace(large, rows=(small.rows[1], large.rows[1]), entries=(small.entries[1], large.entries[1]))
 

@@ -7,9 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raid.health import multilabel_health
 from raid.losses.discriminative import MinedPairs
 from raid.methods.mar.job import SHOWN, MarWorker
-from raid.methods.mar.losses import Batch, StepLosses, mar_loss
+from raid.methods.mar.losses import Batch, StepLosses, in_own_orders, mar_loss
 from raid.methods.mar.mining_record import MiningTally
 from raid.methods.mar.networks import MarNetworks
 from raid.methods.mar.record import record_multilabels
@@ -71,6 +72,7 @@ class AdaptationStage:
         scale = weights.scale if config.multilabel.scale == "auto" else config.multilabel.scale
         self.followed = empty(self.networks, len(self.views), scale, config)
         self.tally = MiningTally()
+        self.nearest: Ints | None = None  # reference person of each target image, after the epoch before
 
     def start(self) -> None:
         """Look at all target images once."""
@@ -116,7 +118,7 @@ class AdaptationStage:
         tally, self.tally = self.tally, MiningTally()
         names = {"accuracy": "source/accuracy"}
         figures = {names.get(name, f"train/{name}"): value for name, value in means.items()}
-        return figures | tally.figures(), tally.details(epoch)
+        return figures | tally.figures() | self._settled(), tally.details(epoch)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps; every worker calls this."""
@@ -127,6 +129,7 @@ class AdaptationStage:
             "threshold": followed.threshold,
             "scale": followed.scale,
             "tally": self.tally.state(),
+            "nearest": None if self.nearest is None else torch.from_numpy(self.nearest),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -138,6 +141,8 @@ class AdaptationStage:
             followed.table.load_state_dict(state["table"])
         followed.threshold, followed.scale = state["threshold"], state["scale"]
         self.tally = MiningTally.of_state(state["tally"])
+        nearest = state.get("nearest")  # an older raid did not keep it
+        self.nearest = None if nearest is None else nearest.numpy()
 
     def _batch(self, epoch: int, step: int) -> tuple[Tensor, Ints, Batch]:
         """Return this worker's images, augmented and mixed, and the rows and labels of the global batch."""
@@ -177,6 +182,16 @@ class AdaptationStage:
         chunks = features.unflatten(0, (self._num_chunks, -1))
         num_source = self.config.training.source // self._num_chunks
         return chunks[:, :num_source].flatten(0, 1), chunks[:, num_source:].flatten(0, 1)
+
+    def _settled(self) -> Figures:
+        """Return how far the target images have settled on a reference person; every worker calls this."""
+        table, before = self.followed.table, self.nearest
+        if table is None:
+            return {}
+        self.nearest = table.nearest().cpu().numpy()
+        if self.config.multilabel.control == "permuted":
+            self.nearest = in_own_orders(self.nearest, len(self.networks.agents), self.config.seed)
+        return multilabel_health(self.nearest, before)
 
     def _count(self, mined: MinedPairs, target: Tensor, rows: Ints) -> None:
         """Take down what a step mined; the same on every worker."""

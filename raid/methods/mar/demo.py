@@ -33,6 +33,14 @@ ARMS: dict[str, dict[str, Any]] = {
 COMPARED = [("MAR", "source only"), ("MAR", "feature-guided"), ("MAR", "MAR, agents permuted")]
 
 
+def render_people(config: MarConfig) -> None:
+    """Render the sets if they are not there."""
+    assert config.data.root is not None  # ImageSet.problems
+    assert config.source.root is not None
+    render.write_market1501(config.data.root, TARGET)
+    render.write_market1501(config.source.root, SOURCE)
+
+
 def compare(config: MarConfig, backend: Backend, *, num_seeds: int) -> str:
     """Render the sets if they are not there, train all arms, and return the comparison as text.
 
@@ -41,10 +49,7 @@ def compare(config: MarConfig, backend: Backend, *, num_seeds: int) -> str:
         backend: where they run, one after the other.
         num_seeds: train with so many seeds, the first being that of `config`.
     """
-    assert config.data.root is not None  # ImageSet.problems
-    assert config.source.root is not None
-    render.write_market1501(config.data.root, TARGET)
-    render.write_market1501(config.source.root, SOURCE)
+    render_people(config)
     inputs = open_mar_inputs(config)
     retrieval = inputs.target.retrieval
     assert retrieval is not None

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +21,8 @@ from raid.losses.reference_agent import agent_loss, joint_embedding_loss
 from raid.methods.mar.config import MarConfig
 from raid.methods.mar.multilabel_table import MultilabelTable
 from raid.ops.multilabel import log_soft_multilabels
+
+Ints = NDArray[np.int64]
 
 
 @dataclass
@@ -118,8 +121,20 @@ def mar_loss(
 
 def own_orders(rows: Tensor, num_agents: int, seed: int) -> Tensor:
     """Return a random order of the agents for each image, (B, P) int64: of its row alone, at every visit."""
-    orders = [stream(seed, CONTROL, row).permutation(num_agents) for row in rows.tolist()]
+    orders = [_own_order(row, num_agents, seed) for row in rows.tolist()]
     return torch.from_numpy(np.stack(orders)).to(rows.device)
+
+
+def in_own_orders(places: Ints, num_agents: int, seed: int) -> Ints:
+    """Return which agents stand at `places` (N,), one in the order of each image, -1 = none."""
+    agents = places.copy()
+    for row in np.flatnonzero(places >= 0).tolist():  # by itself: all orders are N * P numbers
+        agents[row] = _own_order(row, num_agents, seed)[places[row]]
+    return agents
+
+
+def _own_order(row: int, num_agents: int, seed: int) -> Ints:
+    return stream(seed, CONTROL, row).permutation(num_agents)
 
 
 def _mined(target: Tensor, logs: Tensor, batch: Batch, followed: Followed, config: MarConfig) -> MinedPairs:

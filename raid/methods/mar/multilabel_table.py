@@ -84,6 +84,15 @@ class MultilabelTable:
         # Each row is held by one worker, and to add zeros changes no bit.
         return self.group.all_reduce_sum(found)
 
+    def nearest(self) -> Tensor:
+        """Return the agent that every image is most alike, (N,) int64: of equals the first, -1 = not visited.
+
+        Every worker calls it.
+        """
+        first = self.memory.table.argmax(dim=1)  # by torch's promise the first of equal ones
+        own = torch.where(self.memory.visited, first, -1)
+        return self.group.gather_rows(own) if self.sharded else own
+
     def state_dict(self) -> dict[str, Tensor] | None:
         """Return the whole table on the first worker's CPU, None on the others; every worker calls it."""
         own = self.memory.state_dict()

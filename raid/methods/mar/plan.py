@@ -121,7 +121,7 @@ def _start(config: MarConfig, counts: MarCounts, speed: MarSpeed) -> Step:
     others = (workers - 1) * (networks + table + feature_bytes(num_images, encoder))
     seconds = num_images * speed.multilabel
     if by_agreement:
-        seconds += compared_pairs(compared) * speed.pair / (config.pool.size or workers)
+        seconds += compared_pairs(compared) * speed.pair / config.pool.processes(workers)
     return Step(
         "start",
         *repeated(seconds, 1),

@@ -66,10 +66,11 @@ def run(
         config, inputs.fingerprint(config), method="mar", facts=inputs.facts, resume=resume, fresh=fresh
     )
     with tracked(config, folder, "mar"):
-        with spans("statistics"):
-            statistics = measured(config, inputs)
-        job = MarJob(config, inputs, statistics, weights, folder, spans.take(), time.time())
-        backend.run_workers(train, job)
+        if not folder.model.exists():  # the last that is written: no workers are started for nothing
+            with spans("statistics"):
+                statistics = measured(config, inputs)
+            job = MarJob(config, inputs, statistics, weights, folder, spans.take(), time.time())
+            backend.run_workers(train, job)
         reported(folder, inputs.target.retrieval, inputs.shown)
     return folder
 

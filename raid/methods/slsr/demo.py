@@ -36,6 +36,12 @@ COMPARED = [
 ]
 
 
+def render_people(config: SlsrConfig) -> None:
+    """Render the set if it is not there."""
+    assert config.data.root is not None  # Data.problems
+    render.write_market1501(config.data.root, PEOPLE)
+
+
 def compare(config: SlsrConfig, backend: Backend, *, num_seeds: int) -> str:
     """Render the set if it is not there, train all arms, and return the comparison as text.
 
@@ -44,8 +50,7 @@ def compare(config: SlsrConfig, backend: Backend, *, num_seeds: int) -> str:
         backend: where they run, one after the other.
         num_seeds: train with so many seeds, the first being that of `config`.
     """
-    assert config.data.root is not None  # Data.problems
-    render.write_market1501(config.data.root, PEOPLE)
+    render_people(config)
     inputs = open_slsr_inputs(config)
     retrieval = inputs.inputs.retrieval
     assert retrieval is not None

@@ -30,11 +30,13 @@ class GeneratedSet:
         images: n, of the training images' size.
         made_from: (n,) cluster of each.
         sets: (k, K) bool, the identities of every cluster: C_i of SLSR eq. 9.
+        figures: what a record says of the clusters.
     """
 
     images: Images
     made_from: Ints
     sets: Sets
+    figures: dict[str, float]
 
 
 def open_generated_set(folder: Path, config: SlsrConfig, inputs: SlsrInputs) -> GeneratedSet:
@@ -58,7 +60,7 @@ def open_generated_set(folder: Path, config: SlsrConfig, inputs: SlsrInputs) -> 
         num_identities=inputs.num_identities,
         min_images=config.generated.min_images,
     )
-    return GeneratedSet(images.take(rows), made_from[rows], sets)
+    return GeneratedSet(images.take(rows), made_from[rows], sets, clustered.figures())
 
 
 def content_of(folder: Path) -> str:

@@ -106,7 +106,7 @@ def disk_bytes(config: SlsrConfig, gan_weights: float) -> float:
 
 def pool_processes(config: SlsrConfig) -> int:
     """Return the processes of the pool: no more than there are clusters."""
-    return min(config.pool.size or config.run.workers, config.clusters.num_clusters)
+    return min(config.pool.processes(config.run.workers), config.clusters.num_clusters)
 
 
 def _baseline(config: SlsrConfig, counts: SlsrCounts, speed: SlsrSpeed) -> Step:

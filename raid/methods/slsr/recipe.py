@@ -45,7 +45,7 @@ from raid.methods.slsr.making import make_images
 from raid.methods.slsr.memory import check_memory
 from raid.methods.slsr.targets import of_real, with_generated
 from raid.methods.slsr.weights import Weights, as_content, read_baseline, starting_weights
-from raid.methods.stage import Progress, Worker, restore, train_stage
+from raid.methods.stage import Figures, Progress, Worker, restore, train_stage
 from raid.run_folder import RunFolder
 from raid.spans import Spans
 
@@ -69,20 +69,13 @@ def run(
     """
     backend, spans = backend or local_backend(config), Spans()
     with spans("prepare"):
-        inputs = open_slsr_inputs(config)
-        check(config, inputs)
-        weights = _starting_weights(config, inputs)
-        other = config.generated.folder
-        if config.uses_images and other is not None:  # its mistakes, before any work
-            open_generated_set(other.expanduser(), config, inputs)
-        backend.prepare(config.run.folder)
-        check_memory(config, len(inputs.labels), inputs.num_identities, backend.memory_bytes())
+        inputs, weights = ready(config, backend)
     folder, config = opened(
-        config, _fingerprint(config, inputs), method="slsr", facts=inputs.facts, resume=resume, fresh=fresh
+        config, fingerprint(config, inputs), method="slsr", facts=inputs.facts, resume=resume, fresh=fresh
     )
     with tracked(config, folder, "slsr"):
         if config.uses_baseline:
-            _have_baseline(config, inputs, weights, folder, backend, spans)
+            have_baseline(config, inputs, weights, folder, backend, spans)
         if config.makes_images:
             make_images(config, inputs, folder, backend, spans)
         elif config.uses_images:
@@ -95,6 +88,23 @@ def run(
                 shutil.copyfile(folder.baseline, temporary)
         reported(folder, inputs.inputs.retrieval)
     return folder
+
+
+def ready(config: SlsrConfig, backend: Backend) -> tuple[SlsrInputs, dict[str, Weights]]:
+    """Return what a run begins with: its images, and what its stages start from, by their names.
+
+    Raises:
+        InputError: something of it does not fit the configuration, or the machine. Nothing has been written.
+    """
+    inputs = open_slsr_inputs(config)
+    check(config, inputs)
+    weights = _starting_weights(config, inputs)
+    other = config.generated.folder
+    if config.uses_images and other is not None:  # its mistakes, before any work
+        open_generated_set(other.expanduser(), config, inputs)
+    backend.prepare(config.run.folder)
+    check_memory(config, len(inputs.labels), inputs.num_identities, backend.memory_bytes())
+    return inputs, weights
 
 
 def train_baseline(group: Group, fanout: FanOut, job: SlsrJob) -> None:
@@ -110,7 +120,7 @@ def train_baseline(group: Group, fanout: FanOut, job: SlsrJob) -> None:
         Classified(inputs.inputs.train_images, targets),
         range(config.baseline_epochs),
     )
-    _train(worker, stage)
+    _train(worker, stage, {})
     _write_model(worker, stage, config.as_baseline, job.folder.baseline)
 
 
@@ -132,16 +142,18 @@ def finetune(group: Group, fanout: FanOut, job: SlsrJob) -> None:
             config.seed,
         )
         classified = Classified(JoinedImages(images, generated.images), targets)
+    # Of images that this run has made the clusters are on record with their GANs.
+    figures = {} if generated is None or config.makes_images else generated.figures
     first = config.baseline_epochs + config.gan_epochs
     stage = ClassificationStage(
         "finetuning", worker, config.model, job.weights, classified, range(first, config.epochs)
     )
-    _train(worker, stage)
+    _train(worker, stage, figures)
     _write_model(worker, stage, config, job.folder.model)
 
 
-def _train(worker: SlsrWorker, stage: ClassificationStage) -> None:
-    """Train a stage, from its start or from its latest checkpoint."""
+def _train(worker: SlsrWorker, stage: ClassificationStage, figures: Figures) -> None:
+    """Train a stage, from its start or from its latest checkpoint; its first record has `figures` too."""
     job, group = worker.job, worker.group
     path = checkpoint.latest(job.folder.checkpoints)
     group.barrier()  # all have looked before anybody writes a newer one
@@ -152,6 +164,8 @@ def _train(worker: SlsrWorker, stage: ClassificationStage) -> None:
     if state is not None and state["stage"] == stage.name:
         restore(stage.networks, progress, state)
         logger.info("going on from epoch %d, step %d", progress.epoch + 1, progress.step)
+    if progress.epoch == stage.epochs.start:
+        progress.before |= figures
     if group.is_first:
         job.folder.forget_from(progress.epoch)
     train_stage(worker, stage, progress)
@@ -177,7 +191,8 @@ def _starting_weights(config: SlsrConfig, inputs: SlsrInputs) -> dict[str, Weigh
     return found
 
 
-def _fingerprint(config: SlsrConfig, inputs: SlsrInputs) -> dict[str, str]:
+def fingerprint(config: SlsrConfig, inputs: SlsrInputs) -> dict[str, str]:
+    """Hash all that a run is made of: the images, and what it takes of other runs."""
     parts = {"data.root": inputs.inputs.fingerprint}
     if config.uses_baseline and config.baseline.checkpoint is not None:
         parts["baseline.checkpoint"] = content_hash(config.baseline.checkpoint.expanduser().read_bytes())
@@ -186,7 +201,7 @@ def _fingerprint(config: SlsrConfig, inputs: SlsrInputs) -> dict[str, str]:
     return parts
 
 
-def _have_baseline(
+def have_baseline(
     config: SlsrConfig,
     inputs: SlsrInputs,
     weights: dict[str, Weights],

@@ -1,0 +1,1 @@
+"""Sweeps: searches over the settings of a method, whose trials are runs as any other."""
