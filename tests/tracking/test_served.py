@@ -277,6 +277,23 @@ def test_a_run_goes_through_it_while_it_is_up(client, runs, folder, uri, monkeyp
     tracked.assert_complete(client, folder, tmp_path / "d", "FINISHED")
 
 
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_lock_of_a_file_that_was_removed_meanwhile_is_none(tmp_path, monkeypatch, made_anew):
+    file = tmp_path / "mlflow.db.server"
+
+    def removed(path: Path) -> int | None:
+        lock = locked(path)
+        path.unlink()
+        if made_anew:
+            path.touch()
+        return lock
+
+    monkeypatch.setattr(server, "locked", removed)
+    with server._lock_of(file) as lock:
+        assert lock is None
+    assert file.exists() == made_anew
+
+
 def test_who_hangs_up_does_not_answer():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
