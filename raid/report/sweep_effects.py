@@ -39,6 +39,8 @@ def effects(sweep: Sweep) -> Iterator[Html]:
 def _chart(sweep: Sweep, axis: Axis) -> Html:
     """Return a chart of the trials with a value in which the axis changes something; empty without one."""
     trials = [trial for trial in sweep.valued if applies(axis, trial.point)]
+    # The best point's dots are drawn last, above the others.
+    trials.sort(key=lambda trial: trial.number in sweep.best_numbers)
     if not trials:
         return Html()
     values = ordered(axis, trials)

@@ -131,15 +131,17 @@ def _as_good(sweep: Sweep, best: Point) -> str:
     others = [point for point in sweep.points if point is not best and point.complete(sweep.record.seeds)]
     if not others:
         return ""
-    around = deviation(list(best.figures.values()))
-    if around is None:
-        return "One seed: how much of its lead is chance is not known; try the best few with more seeds."
-    objective = sweep.record.objective
-    reach = badness(objective, mean_of(best)) + around
+    objective, around = sweep.record.objective, deviation(list(best.figures.values()))
+    reach = badness(objective, mean_of(best)) + (around or 0.0)
     as_good = sum(badness(objective, mean_of(point)) <= reach for point in others)
+    are = "other point is" if as_good == 1 else "other points are"
+    if around is None:
+        equal = f"{as_good} {are} equal to it. " if as_good else ""
+        return (
+            f"{equal}One seed: how much of a lead is chance is not known; try the best few with more seeds."
+        )
     if not as_good:
         return "No other point is within one deviation of it."
-    are = "other point is" if as_good == 1 else "other points are"
     return f"{as_good} {are} as good within one deviation: seeds may choose between them."
 
 

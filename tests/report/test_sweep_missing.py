@@ -195,6 +195,15 @@ def test_all_trials_come_to_the_same(tmp_path):
     assert page.section(tree, "importance").all("rect") == []
 
 
+def test_points_that_are_equal_to_the_best_are_counted(tmp_path):
+    folder = sweep(tmp_path)
+    for number, (name, value) in enumerate(zip(DECAYS, (0.1, 0.4, 0.4, 0.2, 0.4), strict=True)):
+        add(folder, number, {DECAY.path: name}, value)
+    section = page.section(whole(folder), "best")
+    assert section.all("li")[1].one("b").text == "none"  # the first of them
+    assert "2 other points are equal to it. One seed" in section.text
+
+
 def test_chance_has_no_bars(tmp_path):
     folder = sweep(tmp_path, [RATE], search="random", num_samples=12)
     for number in range(12):

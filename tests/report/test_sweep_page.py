@@ -330,7 +330,11 @@ def test_a_range_is_drawn_to_its_scale_and_words_side_by_side(search, search_sho
     along, first = measured(svg, "y")
     marks = svg.all("path", "mark")
     assert len(marks) == 16
-    for trial, mark in zip(search.trials(), marks, strict=True):
+    trials = search.trials()
+    best = max((trial for trial in trials if trial.state == "done"), key=lambda trial: trial.value)
+    assert "c1" in marks[-1].classes  # the best is drawn last
+    order = [trial for trial in trials if trial != best] + [best]
+    for trial, mark in zip(order, marks, strict=True):
         x, y = map(float, re.findall(r"[-\d.]+", mark.attributes["transform"]))
         assert slope * x + start == pytest.approx(np.log10(trial.point[RATE.path]), abs=0.01)
         assert along * y + first == pytest.approx(trial.value, abs=1e-3)
