@@ -9,7 +9,7 @@ With `--check` nothing is written: the files that are not current are named, and
     slsr_table2_kK_COUNT.yaml              K clusters, 2 to 4, and COUNT images, 12000 to 36000
     slsr_as_released.yaml                  SLS+ResNet on Market-1501 with the release's uniform labels
 
-Every run goes to runs/NAME_OF_THE_FILE. The figures are in slsr_figures.py.
+Every run goes to runs/NAME_OF_THE_FILE. The figures are those of `raid tables`.
 """
 
 import argparse
@@ -20,13 +20,33 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slsr_figures import RETRIEVAL, SETS, TABLE_2, TITLES, Figures, Set, Settings
+from raid.methods.papers.slsr import (
+    RETRIEVAL,
+    SETS,
+    TABLE_2,
+    TITLES,
+    Figures,
+    SetTable,
+    run_name,
+    sweep_name,
+)
+
+Settings = dict[str, str | int | bool]
 
 JOBS = Path(__file__).parent
 BATCH, GAN_BATCH = 32, 64
 DENSENET: Settings = {"model.backbone": "densenet121"}
 OF_RESNET: Settings = {"baseline.backbone": "resnet50"}
 EVERY: Settings = {"evaluate.every": 10}
+# What a set adds to section data, and to section evaluate.
+LAYOUTS: dict[str, Settings] = {
+    "market1501": {"data.multi_query": True},
+    "cuhk03": {"data.layout": "cuhk03", "data.protocol": "classic"},
+    "dukemtmc": {"data.layout": "dukemtmc"},
+    "viper": {"data.layout": "viper"},
+}
+EVALUATIONS: dict[str, Settings] = {"market1501": {"evaluate.multi_query": True}}
+PROTOCOLS = {"multi_query": "multi-query", "rerank": "re-ranked"}
 SECTIONS = ("preset", "data", "model", "baseline", "clusters", "generated", "finetuning", "evaluate", "run")
 COMMENTS = {
     "baseline.backbone": "whose features are clustered",
@@ -120,47 +140,47 @@ def stale(folder: Path = JOBS) -> dict[Path, str]:
 
 
 def _baseline(key: str, backbone: str) -> Row:
-    of_set = SETS[key]
+    table = SETS[key]
     return Row(
-        name=f"{_name(key, backbone)}_baseline",
-        title=f"SLSR's table {of_set.table}, {of_set.title}: {TITLES[backbone]} Basel.",
-        root=of_set.root,
-        cost=f"{_stage_1(of_set.images)}.",
-        figures=_paper(of_set, backbone, "baseline"),
+        name=run_name(key, backbone, "baseline"),
+        title=f"SLSR's table {table.number}, {table.of.title}: {TITLES[backbone]} Basel.",
+        root=table.of.root,
+        cost=f"{_stage_1(table.of.num_train)}.",
+        figures=_paper(table, backbone, "baseline"),
         notes=(
             "As the release's train.py: 60 epochs, no erasing, learning rate 0.1 of the classifier. The "
-            f"baseline to compare SLS with is {_name(key, backbone)}_matched.yaml.",
+            f"baseline to compare SLS with is {run_name(key, backbone)}_matched.yaml.",
             SIZES if backbone == "resnet50" else "",
-            of_set.note,
+            _note(table),
         ),
         settings={
-            **of_set.layout,
+            **LAYOUTS[key],
             **(DENSENET if backbone == "densenet121" else {}),
             "finetuning.epochs": 0,
-            **of_set.evaluate,
+            **EVALUATIONS.get(key, {}),
         },
     )
 
 
 def _matched(key: str, backbone: str) -> Row:
-    of_set, sls = SETS[key], _name(key, backbone)
-    steps = (of_set.images + of_set.count) // BATCH
+    table, sls = SETS[key], run_name(key, backbone)
+    steps = (table.of.num_train + table.count) // BATCH
     name = f"{sls}_matched"
     return Row(
         name=name,
-        title=f"SLSR's table {of_set.table}, {of_set.title}: matched baseline of SLS+{TITLES[backbone]}.",
-        root=of_set.root,
+        title=f"SLSR's table {table.number}, {table.of.title}: matched baseline of SLS+{TITLES[backbone]}.",
+        root=table.of.root,
         variants=(("with as many steps too", f"finetuning.steps={steps} run.folder=runs/{name}_steps"),),
-        cost=f"130 x {of_set.images // BATCH} steps of {BATCH} images, no other stage.",
+        cost=f"130 x {table.of.num_train // BATCH} steps of {BATCH} images, no other stage.",
         figures="Paper: no such row; its baseline differs from SLS in erasing, learning rate and epochs too, "
         f"this one differs from {sls}.yaml in generated.label alone.",
-        notes=(SIZES if backbone == "resnet50" else "", of_set.note),
-        settings=_sls_settings(of_set, backbone) | {"generated.label": "none"},
+        notes=(SIZES if backbone == "resnet50" else "", _note(table)),
+        settings=_sls_settings(key, backbone) | {"generated.label": "none"},
     )
 
 
 def _sls(key: str, backbone: str) -> Row:
-    of_set, name = SETS[key], _name(key, backbone)
+    table, name = SETS[key], run_name(key, backbone)
     variants = {
         "resnet50": (
             "from the stage 1 of the row ResNet Basel.",
@@ -173,23 +193,23 @@ def _sls(key: str, backbone: str) -> Row:
     }
     return Row(
         name=name,
-        title=f"SLSR's table {of_set.table}, {of_set.title}: SLS+{TITLES[backbone]}.",
-        root=of_set.root,
+        title=f"SLSR's table {table.number}, {table.of.title}: SLS+{TITLES[backbone]}.",
+        root=table.of.root,
         variants=(variants[backbone],),
-        cost=_all_stages(of_set.images, of_set.count, 3),
-        figures=_paper(of_set, backbone, "sls"),
+        cost=_all_stages(table.of.num_train, table.count, 3),
+        figures=_paper(table, backbone, "sls"),
         notes=(
             LABELS.format(matched=f"{name}_matched"),
             SIZES if backbone == "resnet50" else "",
-            of_set.note,
+            _note(table),
         ),
-        settings=_sls_settings(of_set, backbone),
+        settings=_sls_settings(key, backbone),
     )
 
 
 def _of_table_2(clusters: int, count: int, figures: Figures) -> Row:
-    of_set, largest = SETS["market1501"], f"slsr_table2_k{clusters}_36000"
-    name = f"slsr_table2_k{clusters}_{count}"
+    table, largest = SETS["market1501"], sweep_name(clusters, 36_000)
+    name = sweep_name(clusters, count)
     variants = {
         True: ("from the stage 1 of the row ResNet Basel.", _sls("market1501", "resnet50").variants[0][1]),
         False: (
@@ -202,9 +222,9 @@ def _of_table_2(clusters: int, count: int, figures: Figures) -> Row:
     return Row(
         name=name,
         title=f"SLSR's table 2, Market-1501: {clusters} clusters, {count:,} images (DenseNet, re-ranked).",
-        root=of_set.root,
+        root=table.of.root,
         variants=(variants[name == largest],),
-        cost=_all_stages(of_set.images, count, clusters),
+        cost=_all_stages(table.of.num_train, count, clusters),
         figures=f"Paper, re-ranked: {_words(figures, RETRIEVAL)}. One run each, no seeds: at their best the "
         "three numbers of clusters are half a point of rank-1 apart.",
         notes=(
@@ -223,11 +243,11 @@ def _of_table_2(clusters: int, count: int, figures: Figures) -> Row:
 
 
 def _as_released() -> Row:
-    of_set = SETS["market1501"]
+    table = SETS["market1501"]
     return Row(
         name="slsr_as_released",
         title="SLSR on Market-1501 as the authors' release runs: uniform labels, its average precision.",
-        root=of_set.root,
+        root=table.of.root,
         variants=(
             (
                 "and DenseNet-121, with the same clusters and images",
@@ -236,8 +256,8 @@ def _as_released() -> Row:
             ),
         ),
         workers=" and one worker",
-        cost=_all_stages(of_set.images, of_set.count, 3),
-        figures=f"{_paper(of_set, 'resnet50', 'sls')} Whether they are of this or of the paper's own loss "
+        cost=_all_stages(table.of.num_train, table.count, 3),
+        figures=f"{_paper(table, 'resnet50', 'sls')} Whether they are of this or of the paper's own loss "
         "is not known.",
         notes=(
             "Where this still differs: clusters are of the features of stage 1, not of a ResNet-50 trained "
@@ -245,29 +265,32 @@ def _as_released() -> Row:
         ),
         settings={
             "preset": "as_released",
-            **of_set.layout,
+            **LAYOUTS["market1501"],
             "model.ghost_size": BATCH,
             **EVERY,
-            **of_set.evaluate,
+            **EVALUATIONS["market1501"],
         },
     )
 
 
-def _sls_settings(of_set: Set, backbone: str) -> Settings:
+def _sls_settings(key: str, backbone: str) -> Settings:
+    table = SETS[key]
     dense = backbone == "densenet121"
-    reranked = ("re-ranked", backbone, "sls") in of_set.further
+    reranked = ("rerank", backbone, "sls") in table.further
     return {
-        **of_set.layout,
+        **LAYOUTS[key],
         **(DENSENET | OF_RESNET if dense else {}),
-        **({} if of_set.count == 12_000 else {"generated.count": of_set.count}),
+        **({} if table.count == 12_000 else {"generated.count": table.count}),
         **EVERY,
-        **of_set.evaluate,
+        **EVALUATIONS.get(key, {}),
         **({"evaluate.rerank": True} if reranked else {}),
     }
 
 
-def _name(key: str, backbone: str) -> str:
-    return f"slsr_{key}" if backbone == "resnet50" else f"slsr_{key}_{backbone}"
+def _note(table: SetTable) -> str:
+    """Return what must be known of the set, of its rows, or nothing."""
+    note = table.of.note
+    return f"{note}: this file is here for the paper's table to be complete." if note else table.note
 
 
 def _stage_1(images: int) -> str:
@@ -281,11 +304,11 @@ def _all_stages(images: int, count: int, clusters: int) -> str:
     )
 
 
-def _paper(of_set: Set, backbone: str, kind: str) -> str:
-    figures = {"baseline": of_set.baseline, "sls": of_set.sls}[kind][backbone]
-    parts = [_words(figures, of_set.columns)] + [
-        f"{what} {_words(more, of_set.columns)}"
-        for (what, *row), more in of_set.further.items()
+def _paper(table: SetTable, backbone: str, kind: str) -> str:
+    figures = {"baseline": table.baseline, "sls": table.sls}[kind][backbone]
+    parts = [_words(figures, table.columns)] + [
+        f"{PROTOCOLS[protocol]} {_words(more, table.columns)}"
+        for (protocol, *row), more in table.further.items()
         if row == [backbone, kind]
     ]
     return f"Paper: {'; '.join(parts)}. One run, no seeds."

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 
 from raid import __version__
 from raid.commands.data import add_data
-from raid.commands.results import add_compare, add_evaluate, add_register, add_report, add_track
+from raid.commands.results import (
+    add_compare,
+    add_evaluate,
+    add_register,
+    add_report,
+    add_tables,
+    add_track,
+)
 from raid.commands.training import add_config, add_demo, add_methods, add_plan
 from raid.errors import InputError
 
@@ -59,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add_demo(commands)
     add_evaluate(commands)
     add_compare(commands)
+    add_tables(commands)
     add_report(commands)
     add_track(commands)
     add_register(commands)

@@ -6,6 +6,7 @@ called at the edge only: ops and losses take plain values.
 """
 
 import difflib
+import functools
 import hashlib
 import json
 import types
@@ -244,9 +245,14 @@ def _merge(base: Tree, over: Tree) -> Tree:
     return merged
 
 
+@functools.cache  # to build it takes four fifths of a load
+def _adapter(schema: type) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)
+
+
 def _validate(schema: type[S], tree: Tree) -> tuple[S | None, dict[str, str]]:
     try:
-        return TypeAdapter(schema).validate_python(tree), {}
+        return _adapter(typing.cast(type, schema)).validate_python(tree), {}
     except ValidationError as error:
         wrong: dict[str, str] = {}
         for problem in error.errors():

@@ -21,7 +21,18 @@ from raid.methods.mar.config import MarConfig
 from raid.run_folder import RunFolder
 
 COMMANDS = [
-    *([], ["icsr"], ["mar"], ["plan"], ["config"], ["demo"], ["evaluate"], ["compare"], ["report"]),
+    *(
+        [],
+        ["icsr"],
+        ["mar"],
+        ["plan"],
+        ["config"],
+        ["demo"],
+        ["evaluate"],
+        ["compare"],
+        ["report"],
+        ["tables"],
+    ),
     *(["data"], ["data", "synth"], ["data", "synth-check"], ["data", "prepare"], ["data", "check"]),
 ]
 LIBRARIES = {"torch", "torchvision", "numpy", "scipy", "pydantic", "yaml", "PIL", "pyarrow", "ray", "mlflow"}

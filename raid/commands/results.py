@@ -1,4 +1,4 @@
-"""`raid evaluate`, `compare`, `report`, `track` and `register`: what becomes of a run."""
+"""`raid evaluate`, `compare`, `tables`, `report`, `track` and `register`: what becomes of a run."""
 
 import argparse
 from pathlib import Path
@@ -61,6 +61,41 @@ def _compare(options: argparse.Namespace) -> None:
     if options.json is not None:
         comparison.write(options.json)
     print(as_text(comparison))
+
+
+def add_tables(commands: Commands) -> None:
+    """Add `raid tables`."""
+    parser = commands.add_parser(
+        "tables",
+        help="print the papers' tables with what runs came to beside them",
+        description="Print the papers' tables: the paper's figure, what was measured (mean and deviation "
+        "over seeds, last epoch) and the difference. A run belongs where its recorded configuration and set "
+        "are those of the table's run file, seed apart; what fits nowhere is listed with the reason. Below "
+        "an empty cell stands the command that fills it.",
+    )
+    parser.add_argument("folders", nargs="*", type=Path, metavar="RUN", help="a run's folder")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all of it as JSON too")
+    parser.add_argument(
+        "--jobs", type=Path, metavar="FOLDER", help="of the tables' run files (jobs/ of raid's sources)"
+    )
+    parser.set_defaults(run=_tables)
+
+
+def _tables(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.methods.papers.filling import Filled
+    from raid.methods.papers.text import as_markdown, as_text
+
+    log.configure()
+    filled = Filled()
+    if options.folders:
+        from raid.methods.papers.matching import fill
+
+        filled = fill(options.folders, options.jobs)
+    if options.json is not None:
+        filled.write(options.json)
+    print(as_markdown(filled) if options.markdown else as_text(filled))
 
 
 def add_report(commands: Commands) -> None:

@@ -1,6 +1,6 @@
 """An encoder in training: a backbone and the workers that share its batches, whatever the loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,6 +74,44 @@ def starting_weights(settings: EncoderSettings) -> dict[str, Tensor]:
     model = build_model(settings, Group.solo())
     load_weights(model, settings.model.backbone, settings.model.weights)
     return model.state_dict()
+
+
+def network_of(settings: EncoderSettings, weights: dict[str, Tensor], misfit: str) -> Backbone:
+    """Build the network of `settings` with weights that were read from a file, on the CPU.
+
+    Raises:
+        InputError: they do not fit it; see `load_into`.
+    """
+    network = build_model(settings, Group.solo()).to(dtype=settings.dtype)
+    load_into(network, weights, misfit)
+    return network
+
+
+def load_into(network: nn.Module, weights: dict[str, Tensor], misfit: str) -> None:
+    """Copy weights that were read from a file into a network.
+
+    Raises:
+        InputError: they do not fit it, in the words of `misfit` and with the reason behind them.
+    """
+    try:
+        network.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:  # other names or shapes, or no state dict
+        reason = " ".join(str(error).split())
+        raise InputError(f"{misfit}: {reason[:200]}") from error
+
+
+def check_finite(weights: Iterable[Tensor], origin: str) -> None:
+    """Look through weights that were read from a file.
+
+    Args:
+        weights: all of them.
+        origin: the file, and the field that names it.
+
+    Raises:
+        InputError: one is not finite.
+    """
+    if not all(bool(torch.isfinite(value).all()) for value in weights):
+        raise InputError(f"{origin}: its weights are not finite: that training has diverged")
 
 
 def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:

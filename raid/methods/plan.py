@@ -179,7 +179,15 @@ def extraction(num_images: int, times: int, encoder: EncoderSpeed, workers: int)
     return Step("extract", *repeated(seconds, times), workers, memory, together=workers * memory)
 
 
-def evaluation(counts: Counts, times: int, encoder: EncoderSpeed, ranked_pair: float, workers: int) -> Step:
+def evaluation(
+    counts: Counts,
+    times: int,
+    encoder: EncoderSpeed,
+    ranked_pair: float,
+    workers: int,
+    *,
+    flip: bool = False,
+) -> Step:
     """Return the evaluations of a run: each extracts query and gallery, and ranks them.
 
     Args:
@@ -188,9 +196,10 @@ def evaluation(counts: Counts, times: int, encoder: EncoderSpeed, ranked_pair: f
         encoder: its speed.
         ranked_pair: seconds of a pair of a query and a gallery image.
         workers: that extract.
+        flip: evaluate.flip: every image is looked at twice.
     """
     images = counts.query + counts.gallery
-    seconds = images * encoder.extract / workers + ranked_pair * counts.query * counts.gallery
+    seconds = (1 + flip) * images * encoder.extract / workers + ranked_pair * counts.query * counts.gallery
     features, ranked = feature_bytes(images, encoder), 4.0 * _RANKED_ROWS * counts.gallery
     return Step(
         "evaluate",

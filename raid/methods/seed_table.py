@@ -16,7 +16,7 @@ def head(width: int) -> str:
 
 def line(name: str, columns: Sequence[Floats], width: int, *, signed: bool = False) -> str:
     """Return a row: of each column (S,), one value a seed, the mean, and the deviation (n - 1) of several."""
-    cells = "".join(f"{_cell(values, '+' if signed else ''):>13}  " for values in columns)
+    cells = "".join(f"{cell(values, sign='+' if signed else ''):>13}  " for values in columns)
     return f"{name:<{width}}{cells}".rstrip()
 
 
@@ -28,6 +28,7 @@ def by_seed(seeds: Sequence[int], differences: Floats) -> str:
     return f"    mAP {each}"
 
 
-def _cell(values: Floats, sign: str) -> str:
-    mean = f"{values.mean():{sign}.1f}"
-    return mean if len(values) == 1 else f"{mean} +- {values.std(ddof=1):.1f}"
+def cell(values: Floats, *, sign: str = "", digits: int = 1) -> str:
+    """Return the mean of values (S,), one a seed, and the deviation (n - 1) of several."""
+    mean = f"{values.mean():{sign}.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} +- {values.std(ddof=1):.{digits}f}"

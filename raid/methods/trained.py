@@ -10,10 +10,9 @@ from raid import __version__
 from raid.config import config_hash, loads
 from raid.data.samples import content_hash
 from raid.data.statistics import IMAGENET, Statistics
-from raid.distributed.group import Group
 from raid.errors import InputError
 from raid.files import read_tensors
-from raid.methods.encoder import EncoderSettings, build_model
+from raid.methods.encoder import EncoderSettings, network_of
 from raid.methods.known import MethodConfig, config_of
 from raid.models.backbone import Backbone
 
@@ -79,15 +78,8 @@ class Trained:
         Raises:
             InputError: they do not fit it.
         """
-        model = build_model(settings, Group.solo()).to(dtype=settings.dtype)
-        try:
-            model.load_state_dict(self.weights)
-        except (RuntimeError, TypeError, AttributeError) as error:  # other shapes, or no state dict at all
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{self.path}: its weights do not fit {settings.model.backbone}: {reason[:200]}"
-            ) from error
-        return model
+        misfit = f"{self.path}: its weights do not fit {settings.model.backbone}"
+        return network_of(settings, self.weights, misfit)
 
     def identity(self) -> dict[str, Any]:
         """Return what says which model it is, and by which colours it sees."""

@@ -12,8 +12,8 @@ from raid.ops.kmeans import kmeans
 from raid.ops.neighbors import as_features, row_blocks
 from raid.ops.products import as_slices, as_tensor, products
 
+PLANE_DIRECTIONS = 12  # that are followed to find the first two
 _BLOCK_ROWS = 512
-_DIRECTIONS = 12  # that are followed to find the first two
 _MOST_PASSES, _PLANE_TOLERANCE = 100, 1e-7
 
 Floats = NDArray[np.float32]
@@ -128,7 +128,7 @@ def principal_plane(features: NDArray[Any]) -> Floats:
 
 def _leading_directions(features: NDArray[Any], mean: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the two directions of largest variance, (D, 2) float64 orthonormal columns."""
-    width = min(*features.shape, _DIRECTIONS)
+    width = min(*features.shape, PLANE_DIRECTIONS)
     start = np.random.default_rng(0).standard_normal((features.shape[1], width))
     basis = np.linalg.qr(start).Q
     for _ in range(_MOST_PASSES):

@@ -71,6 +71,13 @@ def test_every_step_is_reckoned_from_its_numbers(root):
     assert found["plan"].elapsed == pytest.approx(sum(step.elapsed for step in found["plan"].steps))
 
 
+def test_evaluations_look_at_mirror_images_too(root):
+    counts = Counts((100, 300, 200), 50, 250)
+    once, twice = (planned(root, counts, evaluate__flip=flip) for flip in (False, True))
+    assert twice["evaluate"].seconds - once["evaluate"].seconds == pytest.approx(300 * 0.5)
+    assert twice["extract"] == once["extract"]  # what is clustered never has them
+
+
 def test_cameras_are_given_to_the_process_that_is_free_first(root):
     counts = Counts((100, 300, 200), 0, 0)
     one = planned(root, counts, intra__epochs=2, intra__steps=1)["stage 1, a camera"]

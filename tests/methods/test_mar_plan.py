@@ -75,6 +75,12 @@ def test_every_step_is_reckoned_from_its_numbers():
     assert plan.device_hours == pytest.approx(2 * plan.elapsed / 3600)
 
 
+def test_evaluations_look_at_mirror_images_too():
+    once, twice = (steps(config(evaluate__flip=flip)) for flip in (False, True))
+    assert twice["evaluate"].seconds - once["evaluate"].seconds == pytest.approx(300 * 0.5)
+    assert twice["extract"] == once["extract"]
+
+
 def test_numbers_of_steps_go_before_passes_and_a_larger_pool_compares_faster():
     found = steps(config(pretraining__steps=3, training__steps=7, pool__size=4))
     assert found["pretrain, an epoch"].seconds == 3 * (16 * 2.0 + 0.25)

@@ -59,6 +59,9 @@ def test_extraction_is_shared_and_evaluation_ranks_every_pair():
     assert step.memory == 4 * 300 * 100 + 4 * 512 * 250
     assert step.together == step.memory + 4 * 300 * 100
     assert step.dense == 4 * 50 * 250
+    twice = evaluation(Counts((1,), 50, 250), 3, ENCODER, ranked_pair=1e-3, workers=2, flip=True)
+    assert twice.seconds == pytest.approx(2 * 300 * 0.5 / 2 + 1e-3 * 50 * 250)
+    assert replace(twice, seconds=step.seconds, elapsed=step.elapsed) == step
 
 
 def test_a_step_on_a_gpu_is_measured_by_the_gpu_s_memory():

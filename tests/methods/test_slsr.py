@@ -240,6 +240,28 @@ def test_images_and_baselines_of_other_people_are_refused(sets, whole, tmp_path)
         slsr.run(config)
 
 
+@pytest.mark.parametrize(
+    ("part", "values", "start", "message"),
+    [
+        ("model", {"other": torch.zeros(1)}, "weights", "does not fit resnet10 as section model .*Missing"),
+        ("head", {"other": torch.zeros(1)}, "baseline", "does not fit resnet10 as section model .*Missing"),
+        ("model", {"body.0.weight": torch.full((8, 3, 3, 3), torch.nan)}, "weights", "not finite"),
+        ("head", {"classifier.bias": torch.full((5,), torch.inf)}, "weights", "not finite"),
+    ],
+)
+def test_baselines_that_do_not_fit_are_refused(sets, whole, tmp_path, part, values, start, message):
+    content = torch.load(whole.baseline, weights_only=True)
+    if "other" in values:  # the number of classes is read before
+        content[part] = {name: value for name, value in content[part].items() if name == "classifier.weight"}
+    content[part] |= values
+    torch.save(content, tmp_path / "changed.pt")
+    config = made(sets, tmp_path / "run", finetuning__start=start)
+    train = open_slsr_inputs(config).inputs.train.fingerprint()
+    with pytest.raises(InputError, match=rf"^baseline\.checkpoint: .*changed\.pt:? .*{message}") as raised:
+        read_baseline(tmp_path / "changed.pt", config, train)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_set_without_identities_is_refused(sets, tmp_path):
     pattern = tiny.PATTERN.replace(r"(?P<identity>\d+)", r"\d+").replace("train|query|gallery", "train")
     config = made(sets, tmp_path / "run", data__pattern=pattern)

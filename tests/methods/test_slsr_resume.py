@@ -18,6 +18,7 @@ from dying import Killed, kill_at, lives
 from slsr_workers import made_images, trained
 
 from raid.distributed import checkpoint
+from raid.distributed.backend import LocalBackend
 from raid.errors import InputError
 from raid.methods import launch
 from raid.methods.slsr import gan_training, generated_set, generation, making
@@ -186,7 +187,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.suffix != ".html"}
 
 
-def test_a_finished_run_resumes_to_itself(sets, whole):
+def test_a_finished_run_resumes_to_itself(sets, whole, monkeypatch):
+    monkeypatch.setattr(LocalBackend, "pool", None)  # that of the images, which are there
     before = contents(whole.path)
     assert {"model.pt", "metrics.jsonl", "gans/cluster_00/generator.pt", "evaluation.npz"} < set(before)
     again = slsr.run(made(sets, whole.path), resume=True)

@@ -13,25 +13,13 @@ from raid.data import render
 from raid.distributed.backend import Backend
 from raid.distributed.group import Group
 from raid.evaluate import RetrievalSet
-from raid.methods.demo import Figures, histogram_figures, table
+from raid.methods.demo import PEOPLE, Figures, histogram_figures, table
 from raid.methods.encoder import Encoder, device_of, starting_weights
 from raid.methods.icsr import recipe as icsr
 from raid.methods.icsr.config import IcsrConfig
 from raid.methods.inputs import open_inputs
 
 logger = logging.getLogger(__name__)
-
-# Small enough for two CPU cores; cameras are milder than the default's, so that minutes of training from
-# random weights can overcome them. Seeds of a comparison are those of the training.
-PEOPLE = render.Settings(
-    num_identities=100,
-    num_cameras=4,
-    height=64,
-    width=32,
-    min_frames=3,
-    max_frames=5,
-    camera_strength=0.5,
-)
 
 
 def compare(config: IcsrConfig, backend: Backend, *, num_seeds: int) -> str:

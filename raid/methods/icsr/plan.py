@@ -74,7 +74,7 @@ def make_plan(config: IcsrConfig, counts: Counts, encoder: EncoderSpeed, cluster
             "train", *repeated(config.inter.steps * batch * encoder.train / workers, epochs), workers,
             training, together=workers * training, on_gpu=encoder.on_gpu,
         ),
-        evaluation(counts, evaluations, encoder, clustering.ranked_pair, workers),
+        evaluation(counts, evaluations, encoder, clustering.ranked_pair, workers, flip=config.evaluate.flip),
     ]  # fmt: skip
     return Plan(tuple(steps), sum(_sets(config, counts)))
 

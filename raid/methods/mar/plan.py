@@ -85,7 +85,9 @@ def make_plan(config: MarConfig, counts: MarCounts, speed: MarSpeed) -> Plan:
         steps.append(_adaptation(config, counts, speed))
         evaluations += sum(config.evaluate.due(epoch, epochs) for epoch in range(epochs))
     evaluations *= target.query > 0
-    steps.append(evaluation(target, evaluations, encoder, speed.ranked_pair, workers))
+    steps.append(
+        evaluation(target, evaluations, encoder, speed.ranked_pair, workers, flip=config.evaluate.flip)
+    )
     return Plan(tuple(steps), sum(_sets(config, counts)))
 
 

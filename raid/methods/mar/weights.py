@@ -46,19 +46,10 @@ def starting_weights(config: MarConfig, source: SourceSet) -> Weights:
         dimensions = encoder.build_model(settings, Group.solo()).num_features
         return Weights(model, random_agents(source.num_people, dimensions, config.seed))
     path = config.pretraining.checkpoint.expanduser()
-    weights = _read(path, source)
-    try:
-        encoder.build_model(settings, Group.solo()).load_state_dict(weights.model)
-    except (RuntimeError, TypeError) as error:  # other shapes or names
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"pretraining.checkpoint: {path} does not fit {config.model.backbone} as section model has it: "
-            f"{reason[:200]}"
-        ) from error
-    if not all(bool(torch.isfinite(value).all()) for value in (*weights.model.values(), weights.agents)):
-        raise InputError(
-            f"pretraining.checkpoint: {path}: its weights are not finite: that pretraining has diverged"
-        )
+    weights, origin = _read(path, source), f"pretraining.checkpoint: {path}"
+    misfit = f"{origin} does not fit {config.model.backbone} as section model has it"
+    encoder.network_of(settings, weights.model, misfit)
+    encoder.check_finite((*weights.model.values(), weights.agents), origin)
     if config.multilabel.scale == "auto" and not math.isfinite(weights.scale):
         raise InputError(f"multilabel.scale: auto, and {path} says none; give a number, such as 30")
     return weights

@@ -169,6 +169,10 @@ class Gan(Schema):
         Share, "alarm: samples vary less than this share of the real images (0.3: three tenths)"
     ] = 0.3
 
+    def num_steps(self, num_images: float) -> int:
+        """Return the steps of an epoch on so many images."""
+        return self.steps or max(1, int(num_images // self.batch_size))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generated(Schema):

@@ -11,7 +11,7 @@ from typing import Any
 from raid.config import flatten, load
 from raid.data import render
 from raid.distributed.backend import Backend
-from raid.methods.demo import Figures, histogram_figures, table
+from raid.methods.demo import PEOPLE, Figures, histogram_figures, table
 from raid.methods.slsr import recipe as slsr
 from raid.methods.slsr.config import SlsrConfig
 from raid.methods.slsr.gan_quality import ClusterQuality
@@ -21,15 +21,6 @@ from raid.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-PEOPLE = render.Settings(
-    num_identities=100,
-    num_cameras=4,
-    height=64,
-    width=32,
-    min_frames=3,
-    max_frames=5,
-    camera_strength=0.5,
-)
 # The first one makes the images.
 ARMS: dict[str, dict[str, Any]] = {
     "sparse": {},

@@ -62,7 +62,7 @@ def train_gan(cluster: int, job: GanJob) -> GanResult:
         lines.append({"epoch": epoch, **losses, "variance_ratio": varied})
         _record(place, networks, lines, samples, job.gan)
         _tell(cluster, lines[-1], job.gan.epochs)
-    steps = job.gan.epochs * _steps(job.gan, len(real))
+    steps = job.gan.epochs * job.gan.num_steps(len(real))
     last = lines[-1]["variance_ratio"]
     alarms = _alarms(cluster, last, job.gan)
     result = GanResult(cluster, len(real), job.gan.epochs, steps, started, time.time(), last, alarms)
@@ -90,7 +90,7 @@ def _train_epoch(networks: Dcgan, real: Bytes, cluster: int, epoch: int, job: Ga
     Raises:
         InputError: a loss or a weight is not finite.
     """
-    gan, num_steps = job.gan, _steps(job.gan, len(real))
+    gan, num_steps = job.gan, job.gan.num_steps(len(real))
     batches = shuffled_batches(
         len(real),
         min(gan.batch_size, len(real)),
@@ -110,11 +110,6 @@ def _train_epoch(networks: Dcgan, real: Bytes, cluster: int, epoch: int, job: Ga
             f"weight is not finite; lower it"
         )
     return dict(zip(("real", "fake", "generator"), means, strict=True))
-
-
-def _steps(gan: Gan, num_images: int) -> int:
-    """Return the steps of an epoch."""
-    return gan.steps or max(1, num_images // gan.batch_size)
 
 
 def _noise(job: GanJob, cluster: int, count: int, *key: int) -> Tensor:

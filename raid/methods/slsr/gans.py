@@ -38,7 +38,9 @@ def train_gans(job: GanJob, fanout: FanOut) -> list[GanResult]:
     """
     job = replace(job, folder=job.folder.absolute())  # processes of the pool may be in other folders
     _leave_out_small_clusters(job)
-    waiting = [cluster for cluster in _largest_first(job) if not job.is_done(cluster)]
+    sizes = job.sizes
+    largest_first = sorted(job.with_gan, key=lambda cluster: -sizes[cluster])
+    waiting = [cluster for cluster in largest_first if not job.is_done(cluster)]
     shared = fanout.share(job)
     if waiting and job.gan.parent == "all_images" and not job.is_done(PARENT):
         _train([PARENT], shared, fanout, "parent GAN")
@@ -81,12 +83,6 @@ def _train(clusters: list[int], job: GanJob, fanout: FanOut, name: str) -> None:
         )
         for alarm in result.alarms:
             logger.warning(alarm)
-
-
-def _largest_first(job: GanJob) -> list[int]:
-    """Return the clusters that get a GAN, those with most images first; of equal ones the lower number."""
-    order = np.argsort(-job.sizes, kind="stable")
-    return [int(cluster) for cluster in order if job.sizes[cluster] >= job.gan.min_images]
 
 
 def _leave_out_small_clusters(job: GanJob) -> None:

@@ -177,12 +177,12 @@ def _tell(record: GeneratedRecord) -> None:
     for row in record.quality:
         logger.info(
             "generated images of cluster %d: %d | variance ratio %s | nearest real image %.1f levels away "
-            "(real ones: %s) | %d exact copies",
+            "(real ones: %.1f) | %d exact copies",
             row.cluster,
             record.counts[row.cluster],
             "-" if row.variance_ratio is None else f"{row.variance_ratio:.3f}",
             row.nearest_real,
-            f"{row.real_nearest:.1f}",
+            row.real_nearest,
             row.copies,
         )
         if row.copies:

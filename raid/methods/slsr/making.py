@@ -41,6 +41,12 @@ def make_images(
     Raises:
         InputError: a GAN has diverged, or there is nothing to train one on.
     """
+    if not folder.generated_facts.exists():  # the last that is made: no pool is opened for nothing
+        _make(config, inputs, folder, backend, spans)
+    _record(config, Clustered.read(folder.clusters), folder, spans)
+
+
+def _make(config: SlsrConfig, inputs: SlsrInputs, folder: RunFolder, backend: Backend, spans: Spans) -> None:
     train = inputs.inputs.train_images
     with backend.pool(config.clusters.num_clusters) as fanout:
         model, settings = _baseline(config, inputs, folder)
@@ -59,7 +65,6 @@ def make_images(
         with spans("generate"):
             features_of = partial(_features, model, settings, fanout)
             generate_images(job, config.generated, fanout, folder.path, features_of)
-    _record(config, clustered, folder, spans)
 
 
 def _baseline(config: SlsrConfig, inputs: SlsrInputs, folder: RunFolder) -> tuple[Backbone, EncoderSettings]:

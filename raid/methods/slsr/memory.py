@@ -11,13 +11,13 @@ from raid.methods import pool_extraction
 from raid.methods.encoder import EncoderSettings
 from raid.methods.fitting import changes_that_fit, enough_workers
 from raid.methods.slsr.config import SlsrConfig, Supervised
+from raid.methods.slsr.gan_quality import SAMPLES as COMPARED
+from raid.ops.silhouettes import PLANE_DIRECTIONS
 
-_FOLLOWED = 12  # directions of the plane's search
 _DISTANCE_ROWS = 512  # of a block of `raid.ops.silhouettes`
 _SLICE = 1024  # dimensions of `raid.ops.products`
 _KMEANS_ROWS = 1024  # of a block of `raid.ops.kmeans`, its first directions and its sample for these
 _DIRECTIONS, _SAMPLE = 64, 2048
-_COMPARED = 4_000  # images of a cluster, see `raid.methods.slsr.gan_quality`
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def silhouette_bytes(config: SlsrConfig, num_images: int, dimensions: int) -> fl
 
 def plane_bytes(num_images: int, dimensions: int) -> float:
     """Return what `raid.ops.silhouettes.principal_plane` holds beside the features."""
-    return 8.0 * (min(num_images, _DISTANCE_ROWS) + 8 * _FOLLOWED) * dimensions
+    return 8.0 * (min(num_images, _DISTANCE_ROWS) + 8 * PLANE_DIRECTIONS) * dimensions
 
 
 def gan_image_bytes(config: SlsrConfig, num_images: float) -> float:
@@ -98,10 +98,10 @@ def gan_image_bytes(config: SlsrConfig, num_images: float) -> float:
 def generation_bytes(config: SlsrConfig) -> float:
     """Return what a process of the pool holds of a cluster's generated images, or to compare them.
 
-    Images come back whole from a process: once more as they are sent.
+    Images come back whole from a process: once more as they are sent. As many real ones are compared.
     """
     of_cluster = config.generated.count / config.clusters.num_clusters
-    return gan_image_bytes(config, max(2 * of_cluster, _COMPARED))
+    return 2 * gan_image_bytes(config, max(of_cluster, COMPARED))
 
 
 def label_bytes(config: SlsrConfig, sizes: SlsrSizes, *, generated: bool) -> float:

@@ -212,7 +212,7 @@ def _gan(
 ) -> Step:
     """Return the training of `times` GANs of so many images each, `at_a_time` of them at a time."""
     gan, of_gan = config.gan, speed.gan
-    of_epoch = gan_steps(config, images) * min(gan.batch_size, images) * of_gan.step
+    of_epoch = gan.num_steps(images) * min(gan.batch_size, images) * of_gan.step
     seconds = gan.epochs * (of_epoch + FOLLOWED * of_gan.generate)
 
     def needed(config: SlsrConfig) -> float:
@@ -232,11 +232,6 @@ def _gan(
         on_gpu=of_gan.on_gpu,
         advice=partial(what_would_fit, config, needed),
     )
-
-
-def gan_steps(config: SlsrConfig, images: float) -> int:
-    """Return the steps of an epoch of a GAN."""
-    return config.gan.steps or max(1, int(images // config.gan.batch_size))
 
 
 def _generation(config: SlsrConfig, counts: SlsrCounts, speed: MakingSpeed, encoder: EncoderSpeed) -> Step:
@@ -267,12 +262,10 @@ def _evaluations(config: SlsrConfig, counts: Counts, speed: SlsrSpeed) -> list[S
     numbers = [(speed.encoder, due + baseline)]
     if epochs and speed.baseline != speed.encoder:
         numbers = [(speed.baseline, baseline), (speed.encoder, due)]
-    steps = []
+    steps, workers, flip = [], config.run.workers, config.evaluate.flip
     for encoder, times in numbers:
-        looks = 1 + config.evaluate.flip
-        slower = replace(encoder, extract=looks * encoder.extract)
         times *= counts.query > 0
-        steps.append(evaluation(counts, times, slower, speed.ranked_pair, config.run.workers))
+        steps.append(evaluation(counts, times, encoder, speed.ranked_pair, workers, flip=flip))
     if len(steps) > 1:
         steps[0] = replace(steps[0], name="evaluate baseline")
     return steps
@@ -335,7 +328,7 @@ def _features(counts: SlsrCounts, config: SlsrConfig, speed: SlsrSpeed) -> str:
 def _of_gans(counts: SlsrCounts, config: SlsrConfig) -> str:
     number, processes = config.clusters.num_clusters, pool_processes(config)
     of_cluster = counts.target.train / number
-    steps = config.gan.epochs * gan_steps(config, of_cluster)
+    steps = config.gan.epochs * config.gan.num_steps(of_cluster)
     return (
         f"GANs           {number} of {of_cluster:,.0f} images each, as if clusters were of one size: "
         f"{steps:,} steps; {processes} at a time"

@@ -119,23 +119,12 @@ def read_baseline(path: Path, config: SlsrConfig, train: str) -> Weights:
 
 
 def _check_fit(path: Path, weights: Weights, config: SlsrConfig) -> None:
-    settings = config.as_baseline.encoder()
-    network = encoder.build_model(settings, Group.solo())
+    settings, origin = config.as_baseline.encoder(), f"baseline.checkpoint: {path}"
+    misfit = f"{origin} does not fit {settings.model.backbone} as section model has it"
+    network = encoder.network_of(settings, weights.model, misfit)
     assert weights.head is not None
-    try:
-        network.load_state_dict(weights.model)
-        if config.finetuning.start == "baseline":
-            num_outputs = len(weights.head["classifier.weight"])
-            head = build_head(config.model, network.num_features, num_outputs, config.seed)
-            head.load_state_dict(weights.head)
-    except (RuntimeError, TypeError) as error:  # other shapes or names
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"baseline.checkpoint: {path} does not fit {settings.model.backbone} as section model has it: "
-            f"{reason[:200]}"
-        ) from error
-    values = (*weights.model.values(), *weights.head.values())
-    if not all(bool(torch.isfinite(value).all()) for value in values):
-        raise InputError(
-            f"baseline.checkpoint: {path}: its weights are not finite: that training has diverged"
-        )
+    if config.finetuning.start == "baseline":
+        num_outputs = len(weights.head["classifier.weight"])
+        head = build_head(config.model, network.num_features, num_outputs, config.seed)
+        encoder.load_into(head, weights.head, misfit)
+    encoder.check_finite((*weights.model.values(), *weights.head.values()), origin)
