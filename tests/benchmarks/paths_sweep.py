@@ -6,16 +6,23 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from benchmarks.measure import limit, measured, peak_anonymous_gib
 from benchmarks.paths_clustering import DIM, clusters_at, rows_of
 
 from raid.methods.icsr.clustering_trials import Outcome, Trial, run_trials
 from raid.methods.sections import Clustering, Neighbors
 from raid.ops.jaccard import jaccard_similarity
+from raid.sweep_folder import SweepFolder
 
 PAIRS = ((20, 4), (20, 6), (30, 4), (30, 6), (40, 6))  # k1, k2
 _COUNTS = 10  # numbers of clusters, half to one and a half times the usual
@@ -94,3 +101,113 @@ def _matrix_gib(features: np.ndarray, trial: Trial) -> float:
 def _equal(ours: Outcome, alone: dict[str, Any]) -> bool:
     labels = hashlib.sha256(ours.labels.tobytes()).hexdigest()
     return labels == alone["labels"] and ours.figures["cluster/silhouette"] == alone["silhouette"]
+
+
+def bench_clustering_sweep_on_tune(num_rows: int, threads: int) -> dict[str, Any]:
+    """The same trials as a user has them: tune/clustering.py, with Ray Tune, records, report and all.
+
+    Seconds of the clock, for both sides are several processes: the peer's are what its trials take one after
+    the other, divided by as many as run at a time.
+    """
+    limit(threads)
+    trials = trials_at(num_rows)
+    at_once = max(1, (os.cpu_count() or 1) // threads)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = folder / "features.npy"
+        np.save(file, rows_of(num_rows).features)
+        started = time.perf_counter()
+        with _memory_of_trials() as memory:
+            _swept(folder, num_rows, trials, threads)
+        seconds = time.perf_counter() - started
+        alone = []
+        for place in _ALONE:
+            before = time.perf_counter()
+            _alone(file, num_rows, trials[place], threads)
+            alone.append(time.perf_counter() - before)
+        matrix = _matrix_gib(np.load(file, mmap_mode="r"), trials[-1])
+        done = SweepFolder(folder / "sweep").trials()
+    reference = float(np.mean(alone)) * len(trials) / at_once
+    return {
+        "path": "clustering_sweep_on_tune",
+        "n": num_rows,
+        "d": DIM,
+        "threads": threads,
+        "trials": sum(trial.state == "done" for trial in done),
+        "at_once": at_once,
+        "seconds": seconds,
+        **memory,
+        "two_matrices_gib": 2 * matrix,
+        "reference": f"a process a trial, {at_once} at a time, {len(alone)} of {len(trials)} run",
+        "reference_seconds": reference,
+        "ratio_of_seconds": reference / seconds,
+        "extrapolated": True,
+    }
+
+
+def _swept(folder: Path, num_rows: int, trials: list[Trial], threads: int) -> None:
+    """Run the script on a manifest of images that nobody opens: five k1, a grid being a product."""
+    table = {
+        "path": [f"{row:06d}.jpg" for row in range(num_rows)],
+        "identity": pa.array([None] * num_rows, pa.int64()),
+        "camera": pa.array([0] * num_rows, pa.int64()),
+        "split": ["train"] * num_rows,
+        "width": pa.array([64] * num_rows, pa.int32()),
+        "height": pa.array([128] * num_rows, pa.int32()),
+        "content": [f"{row:032x}" for row in range(num_rows)],
+    }
+    pq.write_table(pa.table(table), folder / "images.parquet")
+    (folder / "run.yaml").write_text("{}\n")
+    counts = sorted({trial.num_clusters for trial in trials})
+    script = Path(__file__).parents[2] / "tune" / "clustering.py"
+    subprocess.run(
+        [
+            sys.executable, str(script), str(folder / "run.yaml"), "data.layout=manifest",
+            f"data.root={folder / 'images.parquet'}", f"run.folder={folder / 'sweep'}", "track.enabled=false",
+            f"numerics.threads={threads}", "neighbors.k2=6", "--features", str(folder / "features.npy"),
+            "--objective", "silhouette", "--search", "grid", "--axes", "k1,num_clusters",
+            "--values", "k1=[20,25,30,35,40]", "--values", f"num_clusters={counts}",
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@contextmanager
+def _memory_of_trials() -> Iterator[dict[str, float]]:
+    """Fill in the highest private memory of the trials' processes, in all and beyond what they began with."""
+    found: dict[str, float] = {}
+    first: dict[str, float] = {}
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            now = _private_gib_of_trials()
+            for process, gib in now.items():
+                first.setdefault(process, gib)
+            whole, grown = sum(now.values()), sum(gib - first[process] for process, gib in now.items())
+            found["private_gib"] = max(found.get("private_gib", 0.0), whole)
+            found["private_grown_gib"] = max(found.get("private_grown_gib", 0.0), grown)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
+
+
+def _private_gib_of_trials() -> dict[str, float]:
+    """Private memory of the processes that Ray Tune has for trials, by their numbers."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if not (process / "cmdline").read_bytes().startswith(b"ray::_run"):
+                continue
+            lines = (process / "smaps_rollup").read_text().splitlines()
+        except OSError:  # it has ended
+            continue
+        kib = sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+        found[process.name] = kib / 2**20
+    return found
