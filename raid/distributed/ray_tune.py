@@ -52,12 +52,14 @@ class Room:
 
     Attributes:
         trials: at a time.
+        on_a_node: trials that may be on one node at the same time, and share its memory.
         need: of one, in words.
         have: of the cluster, in words.
         nodes: of the cluster.
     """
 
     trials: int
+    on_a_node: int
     need: str
     have: str
     nodes: int
@@ -149,12 +151,12 @@ def room(need: Need, folder: Path) -> Room:
     connect()
     on_gpu = wants_gpus(need.device, ray.cluster_resources())
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    slots = sum(_slots(node, need.threads, on_gpu) for node in nodes)
+    slots = [_slots(node, need.threads, on_gpu) for node in nodes]
     size = max(need.workers, need.pool)
     kinds = {"CPU": size * need.threads, **({"GPU": size} if on_gpu else {})}
     wanted = " and ".join(f"{number} {kind}{'s' * (number > 1)}" for kind, number in kinds.items())
     have = " and ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g}" for kind in kinds)
-    return Room(slots // size, wanted, have, len(nodes))
+    return Room(sum(slots) // size, max(1, max(slots) // size), wanted, have, len(nodes))
 
 
 def _slots(node: Mapping[str, float], threads: int, on_gpu: bool) -> int:

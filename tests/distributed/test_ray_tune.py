@@ -80,6 +80,12 @@ def test_room_is_what_workers_and_pool_take_of_the_nodes(nodes, need, resources,
     assert room(need, Path("runs/sweep")).trials == trials
 
 
+def test_trials_share_the_memory_of_a_node_and_not_of_the_cluster(nodes):
+    nodes({"CPU": 4.0}, {"CPU": 2.0}, {"CPU": 2.0})
+    found = room(Need(2, 1, "cpu", 2), Path("runs/sweep"))
+    assert (found.trials, found.on_a_node, found.nodes) == (4, 2, 3)
+
+
 def test_a_submitted_job_takes_no_folder_that_goes_with_it(nodes, monkeypatch):
     nodes({"CPU": 2.0})
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")

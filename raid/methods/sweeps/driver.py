@@ -49,7 +49,7 @@ def run_sweep(sweep: Sweep, options: Options, kind: Kind) -> str:
     grace = _grace(config, options)
     there = room(kind.need(config), config.run.folder)
     at_once = _at_once(there, options.max_concurrent)
-    base = replace(base, shares=at_once)
+    base = replace(base, shares=min(at_once, there.on_a_node))
     with server_for(base, config, there.nodes) as uri:
         _open(base.folder, base.record, options.how)
         print(_plan(sweep, base, trials, there, at_once), flush=True)
