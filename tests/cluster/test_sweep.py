@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import tiny
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from raid.config import to_yaml
 from raid.distributed.ray_backend import connect
@@ -78,7 +79,7 @@ def test_stopped_trials_give_their_cpus_back(tmp_path, capfd):
     # The best point is the first: what is in each wave stopped at the first epoch depends on nobody's haste.
     counts = (8, 2, 3, 4, 5)
     sweep = Sweep("asha", "icsr", "numbers of clusters", (Axis("inter.num_clusters", counts),), (SILHOUETTE,))
-    file = run_file(tmp_path, refine__enabled=False, inter__epochs=4, track__enabled=False)
+    file = run_file(tmp_path, refine__enabled=False, inter__epochs=4)
     connect(num_cpus=3)
     run_sweep(sweep, options(file, scheduler="asha", grace=1), Training(()))
     folder = SweepFolder(tmp_path / "runs" / "sweep")
@@ -91,6 +92,10 @@ def test_stopped_trials_give_their_cpus_back(tmp_path, capfd):
     assert all(len(folder.run(trial.number).metrics()) < 4 for trial in stopped)
     assert "3 at a time: one needs 1 CPU, the cluster has 3" in capfd.readouterr().out
     until(lambda: ray.available_resources().get("CPU") == 3.0, 60.0)
+    runs = _nested(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")[1]
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    by = {name: run.data.tags.get("stopped_by") for name, run in runs.items()}
+    assert by == {f"{trial.number:03d}": "asha" if trial in stopped else None for trial in trials}
 
 
 def test_more_than_the_cluster_has_is_refused_before_anything_is_written(tmp_path):
@@ -145,16 +150,24 @@ def test_a_sweep_that_is_killed_half_way_goes_on_with_the_trials_that_are_left(t
     _check_tracked(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}", folder)
 
 
-def _check_tracked(uri: str, folder: SweepFolder) -> None:
-    """MLflow has every trial once, nested, finished and with all its epochs."""
+def _nested(uri: str) -> tuple[Run, dict[str, Run]]:
+    """The one run of a sweep that MLflow has, and those that are nested in it, each once, by name."""
     client = MlflowClient(tracking_uri=uri)
     (experiment,) = [found for found in client.search_experiments() if found.name == "raid"]
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in runs if "sweep" in run.data.tags]
-    assert parent.info.status == "FINISHED"
-    assert {item.path for item in client.list_artifacts(parent.info.run_id)} >= {"best.yaml", "report.html"}
     nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     by_name = {run.info.run_name: run for run in nested}
+    assert len(by_name) == len(nested)
+    return parent, by_name
+
+
+def _check_tracked(uri: str, folder: SweepFolder) -> None:
+    """MLflow has every trial once, nested, finished and with all its epochs."""
+    client = MlflowClient(tracking_uri=uri)
+    parent, by_name = _nested(uri)
+    assert parent.info.status == "FINISHED"
+    assert {item.path for item in client.list_artifacts(parent.info.run_id)} >= {"best.yaml", "report.html"}
     for trial in folder.trials():
         run = by_name[f"{trial.number:03d}"]
         epochs = RunFolder(folder.run(trial.number).path).metrics()
@@ -163,8 +176,6 @@ def _check_tracked(uri: str, folder: SweepFolder) -> None:
         assert {metric.step: metric.value for metric in history} == {
             epoch["epoch"]: epoch["train/loss"] for epoch in epochs
         }
-    names = [run.info.run_name for run in nested]
-    assert len(set(names)) == len(names)
 
 
 def test_a_server_that_is_killed_and_started_again_in_the_middle(tmp_path, monkeypatch):
