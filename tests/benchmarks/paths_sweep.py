@@ -203,7 +203,7 @@ def _private_gib_of_trials() -> dict[str, float]:
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if not (process / "cmdline").read_bytes().startswith(b"ray::_run"):
+            if not (process / "cmdline").read_bytes().startswith((b"ray::_run", b"ray::ImplicitFunc")):
                 continue
             lines = (process / "smaps_rollup").read_text().splitlines()
         except OSError:  # it has ended
