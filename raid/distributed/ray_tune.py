@@ -42,6 +42,7 @@ _TUNE_SETTINGS = {
     # An epoch without the objective, such as one of a stage before, is no mistake.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # metrics.jsonl has it all
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupt ends the search, not Tune's part of it alone
 }
 logger = logging.getLogger(__name__)
 
