@@ -9,7 +9,7 @@ from dataclasses import replace
 from raid.errors import InputError
 from raid.methods.known import MethodConfig
 from raid.methods.sweeps.trial import Base
-from raid.sweep_folder import Trial
+from raid.sweep_folder import ENDED, Trial
 from raid.tracking import terminable
 from raid.tracking.server import served
 from raid.tracking.sweep import Parent, close_trials
@@ -33,22 +33,28 @@ class Tracked:
         self.base, self._parent, self._uri = base, parent, uri
         self._best: float | None = None
         self._num_ended = 0
+        for trial in base.folder.trials():  # of before, in a sweep that goes on
+            if trial.state in ENDED:
+                self._count(trial)
         self._closer = ThreadPoolExecutor(1, "raid-closing")
 
     def ended(self, trial: Trial) -> None:
         """Tell of a trial that has ended; nobody waits for it."""
+        self._count(trial)
+        if self._parent is None:
+            return
+        figures = {"sweep/ended": float(self._num_ended)}
+        if self._best is not None:
+            figures[f"sweep/best_{self.base.record.objective.name}"] = self._best
+        self._parent.log(figures, self._num_ended)
+        self._closer.submit(close_trials, [self._left(trial)], self._uri, _TRIAL_WAIT_S)
+
+    def _count(self, trial: Trial) -> None:
         objective = self.base.record.objective
         self._num_ended += 1
         value = trial.value if trial.state == "done" else None
         if value is not None and (self._best is None or objective.better(value, self._best)):
             self._best = value
-        if self._parent is None:
-            return
-        figures = {"sweep/ended": float(self._num_ended)}
-        if self._best is not None:
-            figures[f"sweep/best_{objective.name}"] = self._best
-        self._parent.log(figures, self._num_ended)
-        self._closer.submit(close_trials, [self._left(trial)], self._uri, _TRIAL_WAIT_S)
 
     def conclude(self) -> None:
         """Send what MLflow does not have of the trials yet."""

@@ -7,6 +7,7 @@ import pytest
 from sweeping import SWEEP, options, run_file
 
 from raid.errors import InputError
+from raid.methods.sweeps import tracking
 from raid.methods.sweeps.planning import planned
 from raid.methods.sweeps.tracking import Tracked
 from raid.methods.sweeps.trial import TrialWork
@@ -121,3 +122,40 @@ def test_what_a_trial_says_itself_is_left_as_it_is(base):
     before = base.folder.trial(0)
     Watch(TrialWork(base, {}, records()), Tracked(base), 1)(0, POINT, False)
     assert base.folder.trial(0) == before
+
+
+class Parent:
+    """The sweep's run in MLflow, as far as the driver tells it."""
+
+    run_id = "abc"
+
+    def __init__(self):
+        self.logged = []
+
+    def log(self, figures, step):
+        self.logged.append((step, figures))
+
+
+def test_mlflow_is_told_how_many_have_ended_and_the_best_also_of_before(base, monkeypatch):
+    closed = []
+    monkeypatch.setattr(tracking, "close_trials", lambda trials, uri, wait_s: closed.extend(trials))
+    TrialWork(base, {}, records(0.5))(0, POINT, tell)
+    parent = Parent()
+    told = tracking.Tracked(base, parent, "uri")
+    for number, value in ((1, 0.4), (2, 0.7)):
+        TrialWork(base, {}, records(value))(number, POINT, tell)
+        told.ended(base.folder.trial(number))
+    begun(base, 3)
+    Watch(TrialWork(base, {}, records()), told, 9)(3, POINT, False)
+    told.conclude()
+    best = "sweep/best_silhouette"
+    assert parent.logged == [
+        (2, {"sweep/ended": 2.0, best: 0.5}),
+        (3, {"sweep/ended": 3.0, best: 0.7}),
+        (4, {"sweep/ended": 4.0, best: 0.7}),
+    ]
+    last = {trial.folder.name: trial for trial in closed}
+    assert {name: trial.outcome for name, trial in last.items()} == dict.fromkeys(
+        ("000", "001", "002", "003"), "FINISHED"
+    )
+    assert last["003"].tags == {"mlflow.parentRunId": "abc", "trial": "stopped", "stopped_by": "none"}
