@@ -9,7 +9,8 @@ import page
 import pytest
 from made_up_sweeps import DECAY, DECAYS, LOSS, SECTIONS, add, curve, record, rows, written
 
-from raid.cli import EXIT_INPUT_ERROR, main
+from raid.cli import main
+from raid.commands.command_line import EXIT_INPUT_ERROR
 from raid.errors import InputError
 from raid.report import write_sweep_report
 from raid.report.sweep_colours import colours

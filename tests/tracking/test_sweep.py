@@ -69,7 +69,7 @@ def by_name(client: MlflowClient) -> dict[str, Run]:
 
 
 def test_a_sweep_and_its_trials(client, path, uri, tmp_path):
-    begun = time.time() * 1000
+    begun = int(time.time() * 1000)
     parent = opened(path, uri)
     for number in (1, 2):
         folder = tracked.opened(path / f"trial{number}", track__parent=parent.run_id)
@@ -88,7 +88,7 @@ def test_a_sweep_and_its_trials(client, path, uri, tmp_path):
     assert sorted(runs) == ["a sweep", "trial1", "trial2"]
     run = runs["a sweep"]
     assert (run.info.status, run.info.run_id) == ("FINISHED", parent.run_id)
-    assert begun < run.info.start_time < run.info.end_time
+    assert begun <= run.info.start_time < run.info.end_time
     assert run.data.params == {"trials": "4"}
     expected = {"method": "icsr", "best_trial": "trial2", "raid_version": "0.1.0", "run_folder": str(path)}
     assert {name: run.data.tags[name] for name in expected} == expected
