@@ -241,6 +241,7 @@ def run_trials(
     at_once: int,
     mode: Mode = "max",
     halving: Halving | None = None,
+    reuse: bool = False,
     ended: Ended = lambda number, point, failed: None,
 ) -> None:
     """Run `work` for every number (or for every point that Optuna draws), `at_once` at a time.
@@ -254,6 +255,8 @@ def run_trials(
         at_once: trials.
         mode: of the objective.
         halving: stops trials early; None: nobody does.
+        reuse: a process does one trial after the other, for it takes seconds to import what it needs. Not of
+            work that may be stopped in the middle: what goes on in the process would get in the next's way.
         ended: called here with number and point (see `Work`) of a trial that has ended or was stopped, and
             whether it failed.
     """
@@ -273,7 +276,7 @@ def run_trials(
             max_concurrent_trials=at_once,
             search_alg=_searcher(numbers, mode),
             scheduler=halving.scheduler(mode) if halving else FIFOScheduler(),
-            reuse_actors=True,  # a process takes seconds to import what it needs
+            reuse_actors=reuse,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(

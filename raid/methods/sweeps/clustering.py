@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +103,8 @@ class Clustering:
 
     sources: tuple[Path, ...]
     stage: Stage
+
+    reuse: ClassVar = True  # a process takes longer to start than a trial to cluster
 
     def need(self, config: MethodConfig) -> Need:
         """Return what a trial takes of the cluster: the CPUs of one worker."""

@@ -3,7 +3,7 @@
 import shutil
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from raid.distributed.ray_tune import Draws, Halving, Need, Room, room, run_trials
 from raid.errors import InputError
@@ -23,7 +23,13 @@ _FACTOR = 3
 
 
 class Kind(Protocol):
-    """What the trials of a sweep do: train, or cluster stored features."""
+    """What the trials of a sweep do: train, or cluster stored features.
+
+    Attributes:
+        reuse: see `raid.distributed.ray_tune.run_trials`.
+    """
+
+    reuse: ClassVar[bool]
 
     def need(self, config: MethodConfig) -> Need:
         """Return what a trial takes of the cluster."""
@@ -59,7 +65,7 @@ def run_sweep(sweep: Sweep, options: Options, kind: Kind) -> str:
             base = tracked.base
             with kind.trials(base, trials, at_once) as run:
                 halving = _halving(base, config, grace)
-                _search(TrialWork(base, trials, run), halving, at_once, tracked)
+                _search(TrialWork(base, trials, run), halving, at_once, tracked, reuse=kind.reuse)
             tracked.conclude()
             return outcome.concluded(base)
 
@@ -129,7 +135,7 @@ def _plan(sweep: Sweep, base: Base, trials: Planned, there: Room, at_once: int) 
     return "\n".join(lines)
 
 
-def _search(work: TrialWork, halving: Halving | None, at_once: int, tracked: Tracked) -> None:
+def _search(work: TrialWork, halving: Halving | None, at_once: int, tracked: Tracked, *, reuse: bool) -> None:
     """Run the trials that have not come to an end."""
     base = work.base
     record = base.record
@@ -143,6 +149,7 @@ def _search(work: TrialWork, halving: Halving | None, at_once: int, tracked: Tra
         "at_once": at_once,
         "mode": record.objective.mode,
         "halving": halving,
+        "reuse": reuse,
         "ended": watch,
     }
     run_trials(work, left, **how)

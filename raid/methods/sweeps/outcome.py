@@ -34,6 +34,9 @@ def concluded(base: Base) -> str:
         _write_best(base, best)
     _write_report(folder)
     lines = ["", *_table(base, found), ""]
+    left = (record.num_trials or 0) - sum(trial.state != "running" for trial in trials)
+    if left > 0:
+        lines.append(f"{left} trials have not come to an end; --resume goes on with them")
     if failed:
         lines.append(f"{len(failed)} trials failed, the first: {failed[0].reason}; --resume tries them again")
     lines += [f"best        {folder.best}" if best else "best        no point has all its seeds"]

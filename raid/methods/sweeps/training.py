@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from raid.distributed.ray_tune import Need, Tell, run_trials
 from raid.errors import InputError
@@ -30,6 +30,8 @@ class Training:
     """
 
     stages: tuple[SharedStage, ...]
+
+    reuse: ClassVar = False  # a trial may be stopped in the middle
 
     def need(self, config: MethodConfig) -> Need:
         """Return what a trial takes of the cluster."""

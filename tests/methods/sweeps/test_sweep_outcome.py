@@ -69,6 +69,12 @@ def test_failures_are_counted_and_the_first_is_told(base):
     assert "horizon=1  0.9000  (done, failed)" in text
 
 
+def test_trials_that_are_missing_or_died_in_silence_are_counted(base):
+    write(base, {(1.0, 1): 0.9, (1.0, 2): 0.8, (3.0, 1): None}, {(3.0, 1): "running"})
+    assert base.record.num_trials == 4
+    assert "2 trials have not come to an end; --resume goes on with them" in concluded(base)
+
+
 def test_a_sweep_of_which_nothing_came_is_an_error_with_the_first_reason(base):
     write(base, {(1.0, 1): None}, {(1.0, 1): "failed"})
     with pytest.raises(InputError, match=r"no trial of .* came to an end: it broke"):
