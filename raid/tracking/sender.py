@@ -115,7 +115,12 @@ class Sender:
 
 
 def send_rest(
-    folder: RunFolder, uri: str, *, outcome: str | None = None, tags: Mapping[str, str] | None = None
+    folder: RunFolder,
+    uri: str,
+    *,
+    outcome: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    overrules: bool = False,
 ) -> str:
     """Send what MLflow does not have of a run, and close the run there; return what was done.
 
@@ -124,6 +129,7 @@ def send_rest(
         uri: where to.
         outcome: of a run that could not say how it ended; None: FINISHED if it left a model, else KILLED.
         tags: of the run, beside those it has.
+        overrules: `outcome` holds against what the run said: of one that was stopped, that it failed.
 
     Raises:
         Held: the run is running.
@@ -134,6 +140,9 @@ def send_rest(
     folder.recorded()
     be_mild()
     with closing(Record.open(folder.path)) as record, quiet():
+        if overrules and outcome is not None:
+            with record.changing():
+                record.outcome = outcome
         _complete(record, folder, outcome, tags or {})
         ended = record.outcome or ("FINISHED" if folder.model.exists() else "KILLED")
         return Sender(folder, record, uri, running=False).finish(ended)

@@ -119,11 +119,13 @@ class Trial:
         outcome: FINISHED, FAILED or KILLED, where the trial could not say it (a scheduler stopped it); None:
             by what it left.
         tags: of its run, beside those it has.
+        overrules: the outcome holds against what the run said: that it failed, as it was stopped.
     """
 
     folder: Path
     outcome: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    overrules: bool = False
 
 
 def close_trials(trials: Sequence[Trial], uri: str, wait_s: float) -> list[Path]:
@@ -175,7 +177,13 @@ def _left(trials: Sequence[Trial], uri: str, until: float, why: dict[Path, str])
 
 def _to_be_tried_again(trial: Trial, uri: str, why: dict[Path, str]) -> bool:
     try:
-        send_rest(RunFolder(trial.folder), uri, outcome=trial.outcome, tags=trial.tags)
+        send_rest(
+            RunFolder(trial.folder),
+            uri,
+            outcome=trial.outcome,
+            tags=trial.tags,
+            overrules=trial.overrules,
+        )
         why.pop(trial.folder, None)
     except Held:
         why[trial.folder] = f"{trial.folder} is running"

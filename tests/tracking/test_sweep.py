@@ -336,6 +336,17 @@ def test_what_a_trial_has_said_itself_stays(client, folder):
     assert (run.info.status, run.data.tags["a"]) == ("FAILED", "b")
 
 
+def test_who_was_stopped_and_took_that_for_a_failure_has_not_failed(client, folder, uri):
+    with pytest.raises(ValueError, match="a fault"), tracked.follow(folder):
+        raise ValueError("a fault")
+    assert tracked.only_run(client).info.status == "FAILED"
+    stopped = Trial(folder.path, "FINISHED", {"stopped_by": "asha"}, overrules=True)
+    assert close_trials([stopped], uri, 0) == []
+    run = tracked.only_run(client)
+    assert (run.info.status, run.data.tags["stopped_by"]) == ("FINISHED", "asha")
+    assert "nothing new; FINISHED" in tracking.sync(folder)
+
+
 def test_what_the_driver_said_while_mlflow_was_away_is_kept(client, stopped, uri, dead, caplog):
     failed = close_trials([Trial(stopped.path, "FINISHED", {"stopped_by": "asha"})], dead, 0)
     assert failed == [stopped.path]

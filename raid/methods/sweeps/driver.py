@@ -159,6 +159,7 @@ def _search(work: TrialWork, halving: Halving | None, at_once: int, tracked: Tra
         first = max(there, default=-1) + 1
         draws = Draws(space_of(record.axes), known, first, record.num_samples - len(there), record.seed)
         run_trials(work, draws, **how)
+    watch.settle()
 
 
 def _grace(config: MethodConfig, options: Options) -> int:

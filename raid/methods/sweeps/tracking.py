@@ -69,7 +69,8 @@ class Tracked:
         tags = {"mlflow.parentRunId": self._parent.run_id, "trial": trial.state}
         if trial.state == "stopped":
             tags["stopped_by"] = self.base.record.scheduler
-        return Left(self.base.folder.run(trial.number).path, _OUTCOMES.get(trial.state), tags)
+        path, stopped = self.base.folder.run(trial.number).path, trial.state == "stopped"
+        return Left(path, _OUTCOMES.get(trial.state), tags, overrules=stopped)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ class Watch:
         """Watch so many trials, of which some may have ended before."""
         self._base, self._planned = work.base, work.planned
         self._tracked, self._num_trials = tracked, num_trials
+        self._stopped: dict[int, Trial] = {}
 
     def __call__(self, number: int, point: Mapping[str, Any], failed: bool) -> None:
         """Complete trial.json where the process of the trial could not, and say what came of it."""
@@ -38,7 +39,8 @@ class Watch:
     def _completed(self, number: int, point: Mapping[str, Any], failed: bool) -> Trial:
         folder, record = self._base.folder, self._base.record
         trial = folder.trial(number)
-        if trial is not None and trial.state != "running":
+        # Of one that was stopped, the process may have taken that for a failure.
+        if trial is not None and (trial.state == "done" or (failed and trial.state == "failed")):
             return trial
         if trial is None:  # its process died before it began
             point, seed = self._planned.get(number, (point, record.seeds[0]))
@@ -48,6 +50,11 @@ class Watch:
         if failed:
             ended = replace(ended, state="failed", reason="its process died")
         else:
-            ended = replace(ended, state="stopped")
+            self._stopped[number] = ended = replace(ended, state="stopped", reason="")
         folder.write_trial(ended)
         return ended
+
+    def settle(self) -> None:
+        """Write down again who was stopped: their processes, which are gone now, may have said otherwise."""
+        for trial in self._stopped.values():
+            self._base.folder.write_trial(trial)

@@ -159,3 +159,21 @@ def test_mlflow_is_told_how_many_have_ended_and_the_best_also_of_before(base, mo
         ("000", "001", "002", "003"), "FINISHED"
     )
     assert last["003"].tags == {"mlflow.parentRunId": "abc", "trial": "stopped", "stopped_by": "none"}
+
+
+def test_who_was_stopped_has_not_failed_whenever_its_process_says_so(base):
+    def interrupted(base, number, point, seed, tell):
+        records(0.3)(base, number, point, seed, tell)
+        raise RuntimeError("the controller is gone")
+
+    work = TrialWork(base, {}, interrupted)
+    watch = Watch(TrialWork(base, {}, records()), Tracked(base), 9)
+    with pytest.raises(RuntimeError):
+        work(0, POINT, tell)
+    watch(0, POINT, False)
+    assert (base.folder.trial(0).state, base.folder.trial(0).reason) == ("stopped", "")
+    with pytest.raises(RuntimeError):  # later than the driver was told
+        work(0, POINT, tell)
+    assert base.folder.trial(0).state == "failed"
+    watch.settle()
+    assert (base.folder.trial(0).state, base.folder.trial(0).value) == ("stopped", 0.3)
