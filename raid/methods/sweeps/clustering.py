@@ -44,6 +44,7 @@ from raid.run_folder import RunFolder
 
 Ints = NDArray[np.int64]
 Stage: TypeAlias = Literal["global", "local"]
+Key: TypeAlias = tuple[int, int, int, int]  # of what trials share: which features, which part, k1, k2
 METHOD = "clustering"  # of the trials' run folders
 
 
@@ -243,14 +244,25 @@ def _extract(source: Path, made: Path, config: IcsrConfig, processes: int) -> No
         np.save(file, features.numpy().astype(np.float32, copy=False))
 
 
+def _keys(parts: Sequence[Ints], tried: Sequence[Sequence[Trial]], num_files: int) -> list[Key]:
+    """Return the keys of what trials share, in the order of the trials."""
+    keys = [
+        (place, part, *trials[number].neighbors.of(len(parts[part]), trials[number].num_clusters))
+        for number in range(len(tried[0]))
+        for place in range(num_files)
+        for part, trials in enumerate(tried)
+    ]
+    return list(dict.fromkeys(keys))
+
+
 def _make(
-    key: tuple[int, int, int, int],
+    key: Key,
     files: Sequence[Path],
     parts: Sequence[Ints],
     tables: Sequence[Sequence[Table]],
     linked: bool,
 ) -> Shared:
-    """Return what trials share; `key`: which features, which part, k1 and k2."""
+    """Return what trials share."""
     place, part, k1, k2 = key
     how = StageClustering(method="agglomerative" if linked else "kmeans")
     group = [Trial(Neighbors(k1=k1, k2=k2), how, 1)]

@@ -176,3 +176,12 @@ def test_what_trials_share_needs_no_tree_where_nobody_links(features):
     for linked in (False, True):
         shared = clustering._make((0, 0, 6, 3), features[:1], parts, [[table]], linked)
         assert (shared.tree is not None) is linked
+
+
+def test_what_is_shared_is_made_in_the_order_of_the_trials(root, features, tmp_path):
+    base, trials, run = prepared(GLOBAL, "global", features, root, tmp_path)
+    for number, (point, seed) in trials.items():
+        run(base, number, point, seed, lambda value, epochs: None)
+    configs = [base.config(point, seed) for point, seed in trials.values()]
+    tried = [[trial_of(config, "global", len(rows)) for config in configs] for rows in run.parts]
+    assert clustering._keys(run.parts, tried, 2) == list(run.memo.made)
