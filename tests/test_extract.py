@@ -112,6 +112,7 @@ def test_no_images_give_no_rows():
     assert extracted(network(), pixels(0), Group.solo()).shape == (0, 512)
 
 
+@pytest.mark.usefixtures("quick_starts")
 def test_workers_give_the_same_bits_on_every_worker(tmp_path):
     run_workers(extract_all, 2, torch.get_num_threads(), tmp_path)
     model = network()

@@ -4,10 +4,13 @@ import os
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import raid_server
 from pictures import noise, photo
 from PIL import Image
 
@@ -34,13 +37,14 @@ SMALL_SLSR = (
 )
 # Stands for the command of the same name: training is made small and done without Ray.
 RAID = f"""#!/bin/sh
+raid() {{ exec "{sys.executable}" -SE "{raid_server.__file__}" ask SOCKET "$@"; }}
 case "$1 $2" in
-  "icsr --help") exec "{sys.executable}" -m raid "$@" ;;
-  "plan "*) exec "{sys.executable}" -m raid "$@" {SMALL} ;;
-  "mar "*) exec "{sys.executable}" -m raid "$@" --backend local {SMALL_MAR} ;;
-  "slsr "*) exec "{sys.executable}" -m raid "$@" --backend local {SMALL_SLSR} ;;
-  "icsr "*) exec "{sys.executable}" -m raid "$@" --backend local {SMALL} ;;
-  *) exec "{sys.executable}" -m raid "$@" ;;
+  "icsr --help") raid "$@" ;;
+  "plan "*) raid "$@" {SMALL} ;;
+  "mar "*) raid "$@" --backend local {SMALL_MAR} ;;
+  "slsr "*) raid "$@" --backend local {SMALL_SLSR} ;;
+  "icsr "*) raid "$@" --backend local {SMALL} ;;
+  *) raid "$@" ;;
 esac
 """
 
@@ -49,13 +53,25 @@ def blocks() -> list[str]:
     return re.findall(re.escape(MARK) + r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The socket of a process that runs commands."""
+    path = tmp_path_factory.mktemp("server") / "socket"
+    with subprocess.Popen([sys.executable, raid_server.__file__, "serve", str(path)]) as process:
+        while not path.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        yield path
+        process.terminate()
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, server: Path) -> Path:
     """A folder as a user has it: the run files, an environment, photos."""
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").write_text('export PATH="$PWD/.venv/bin:$PATH"\n')
     raid = tmp_path / ".venv" / "bin" / "raid"
-    raid.write_text(RAID)
+    raid.write_text(RAID.replace("SOCKET", f'"{server}"'))
     raid.chmod(0o755)
     (tmp_path / "jobs").symlink_to(REPOSITORY / "jobs")
     write_animals(tmp_path / "photos", range(10))

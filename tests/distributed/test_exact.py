@@ -221,6 +221,7 @@ def test_gradients_are_replaced_and_not_added_to():
             assert torch.equal(parameter.grad, expected[f"gradient of {name}"]), name
 
 
+@pytest.mark.usefixtures("quick_starts")
 @pytest.mark.parametrize("workers", CASES)
 def test_workers_agree_with_one_process_bit_for_bit(workers, tmp_path):
     run_workers(exact_steps, workers, torch.get_num_threads(), tmp_path)

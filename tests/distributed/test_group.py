@@ -179,7 +179,7 @@ def check_all(group, folder):
 
 
 @pytest.fixture(scope="module", params=SIZES)
-def results(request, tmp_path_factory):
+def results(request, tmp_path_factory, quick_starts):
     """What every worker found, in rank order."""
     folder = tmp_path_factory.mktemp("group")
     run_workers(check_all, request.param, 1, folder)

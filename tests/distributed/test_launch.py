@@ -55,18 +55,21 @@ def test_two_workers_run_in_processes_of_their_own(tmp_path):
     assert not dist.is_initialized()
 
 
+@pytest.mark.usefixtures("quick_starts")
 def test_an_input_error_of_all_workers_is_one_in_the_parent():
     with pytest.raises(InputError) as raised:
         run_workers(fail_as_asked, 2, 1, "once", 0)
     assert str(raised.value) == "data.root: is no folder\nin two lines"
 
 
+@pytest.mark.usefixtures("quick_starts")
 def test_an_input_error_of_one_worker_stops_those_that_wait_for_it():
     with pytest.raises(InputError) as raised:
         run_workers(fail_as_asked, 2, 1, "input", 1)
     assert str(raised.value) == "optimizer: too much"
 
 
+@pytest.mark.usefixtures("quick_starts")
 def test_another_failure_of_one_worker_comes_with_its_traceback():
     with pytest.raises(RuntimeError) as raised:
         run_workers(fail_as_asked, 2, 1, "error", 1)
@@ -77,6 +80,7 @@ def test_another_failure_of_one_worker_comes_with_its_traceback():
     assert "ZeroDivisionError: of worker 1" in message
 
 
+@pytest.mark.usefixtures("quick_starts")
 def test_a_worker_that_is_killed_stops_those_that_wait_for_it():
     with pytest.raises((ProcessException, RuntimeError)):
         run_workers(fail_as_asked, 2, 1, "killed", 1)

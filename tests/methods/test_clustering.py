@@ -1,6 +1,7 @@
 """Clusters as a stage's configuration says: its method, and how large a neighbourhood is."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import thin_resnet
 import tiny
 
 from raid.config import load
@@ -25,6 +27,12 @@ from raid.ops.kmeans import kmeans
 from raid.ops.linkage import agglomerative
 
 KEPT = ("all", "within_eps")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def thin() -> Iterator[None]:
+    with thin_resnet.in_use():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """`raid evaluate` as users call it, on encoders with random weights: what is tested is not the training."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import layouts
 import numpy as np
 import pyarrow as pa
 import pytest
+import thin_resnet
 import tiny
 import torch
 
@@ -26,6 +28,12 @@ from raid.methods.icsr import recipe as icsr
 from raid.methods.icsr.config import IcsrConfig
 
 NAMES = ("mAP", "rank1", "rank5", "rank10", "rank20", "mINP", "num_valid")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def thin() -> Iterator[None]:
+    with thin_resnet.in_use():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import brute_force
 import layouts
 import numpy as np
 import pytest
+import thin_resnet
 import tiny
 import torch
 from PIL import Image
@@ -25,6 +27,12 @@ from raid.methods.mar.config import MarConfig
 
 MEAN, STD = (0.9, 0.2, 0.4), (0.1, 0.5, 0.3)
 TOO_HIGH = "are among the reference persons (auxiliary=all): its figures are too high"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def thin() -> Iterator[None]:
+    with thin_resnet.in_use():
+        yield
 
 
 @pytest.fixture(scope="module")

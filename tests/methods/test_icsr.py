@@ -1,12 +1,15 @@
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import thin_resnet
 import tiny
 import torch
+from torchvision.models import resnet
 
 from raid.data.samples import Samples
 from raid.distributed.fanout import InProcess, Processes
@@ -25,6 +28,17 @@ from raid.ops.jaccard import jaccard_similarity
 from raid.ops.linkage import agglomerative
 from raid.ops.refine import refine_labels
 from raid.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def thin() -> Iterator[None]:
+    with thin_resnet.in_use():
+        yield
+
+
+@pytest.fixture
+def whole_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resnet, "ResNet", thin_resnet.WHOLE)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +93,7 @@ def test_summary_tells_the_last_epoch_and_warns_of_the_best(done):
     assert str(done.model) in text
 
 
+@pytest.mark.usefixtures("whole_networks")
 def test_losses_fall_when_there_is_something_to_learn(root, tmp_path):
     config = tiny.config(
         root, tmp_path / "run", inter__epochs=1, inter__steps=30, refine__enabled=False,
@@ -177,6 +192,7 @@ def test_selection_by_silhouette_keeps_the_best_epoch_and_last_the_last(root, in
     np.testing.assert_array_equal(chosen.labels, best.labels)
 
 
+@pytest.mark.usefixtures("whole_networks")  # which the processes have too
 def test_cameras_in_processes_give_what_they_give_in_this_one(root, inputs, tmp_path):
     config = tiny.config(root, tmp_path, numerics__dtype="float32")
     weights = starting_weights(config.training.encoder)

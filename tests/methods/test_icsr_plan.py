@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,25 @@ MILLION = ClusterTask("inter", 1_000_000, 2048, 1200, Clustering(), Neighbors(),
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_images(tmp_path_factory.mktemp("plan") / "images")
+
+
+@pytest.fixture
+def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clusters an eighth of the rows, where it does not matter how well they are timed."""
+    monkeypatch.setattr("raid.methods.icsr.probe._CLUSTER_ROWS", (500, 1500))
+
+
+@pytest.fixture
+def one_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All plans of a test take what the first one measures."""
+    found: list[ClusterSpeed] = []
+
+    def measured(config: IcsrConfig, **sizes: Any) -> ClusterSpeed:
+        if not found:
+            found.append(probe_clustering(config, **sizes))
+        return found[0]
+
+    monkeypatch.setattr("raid.methods.icsr.plan.probe_clustering", measured)
 
 
 def planned(root: Path, counts: Counts, **overrides: object) -> dict[str, object]:
@@ -183,6 +203,7 @@ def test_what_would_fit_names_what_helps_and_nothing_else():
     assert "dbscan" not in what_would_fit(auto, 1600, cluster_bytes(auto, 1600))
 
 
+@pytest.mark.usefixtures("one_probe")
 @pytest.mark.parametrize("search", ["exact", "approximate"])
 def test_a_million_images_in_memory_are_refused_with_what_to_do(search, monkeypatch, capsys):
     file = Path(__file__).parents[2] / "jobs" / "icsr_demo.yaml"
@@ -242,6 +263,7 @@ def test_probes_measure_something(root):
     assert 8 < clustering.entries_per_row(4000) < 4000
 
 
+@pytest.mark.usefixtures("quick_probe")
 def test_command_prints_a_plan_without_any_images(tmp_path, capsys):
     file = Path(__file__).parents[2] / "jobs" / "icsr_demo.yaml"
     arguments = ["plan", "icsr", str(file), "--images", "600", "--cameras", "4", "--workers", "4"]
@@ -254,6 +276,7 @@ def test_command_prints_a_plan_without_any_images(tmp_path, capsys):
     assert "CPU hours" in text
 
 
+@pytest.mark.usefixtures("quick_probe")
 def test_processes_that_do_not_fit_together_are_said(monkeypatch, capsys):
     file = Path(__file__).parents[2] / "jobs" / "icsr_demo.yaml"
     monkeypatch.setattr(machine, "memory_bytes", lambda: 2**30)
@@ -264,6 +287,7 @@ def test_processes_that_do_not_fit_together_are_said(monkeypatch, capsys):
     )
 
 
+@pytest.mark.usefixtures("quick_probe")
 def test_what_cannot_fit_is_said(monkeypatch, capsys):
     file = Path(__file__).parents[2] / "jobs" / "icsr_demo.yaml"
     monkeypatch.setattr(machine, "memory_bytes", lambda: 2**20)

@@ -1,12 +1,16 @@
 """The result does not depend on the number of workers (design.md section 3, invariance.md)."""
 
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import quick_start
+import thin_resnet
 import tiny
 import torch
 import workers
@@ -34,13 +38,13 @@ RUN_MODES = ("ghost", "exact float32")
 Found = dict[str, dict[str, Tensor]]
 
 
-def run_job(config: IcsrConfig, inputs: Inputs, folder: Path) -> InterCameraJob:
+def run_job(config: IcsrConfig, inputs: Inputs, weights: dict[str, Tensor], folder: Path) -> InterCameraJob:
     # Stage 1 does not know the workers; any local labels do.
     local_labels = np.arange(len(inputs.train)) // 2
     return InterCameraJob(
         config,
         inputs,
-        starting_weights(config.training.encoder),
+        weights,
         local_labels,
         RunFolder.open(folder, config, inputs.fingerprint, method="icsr", resume=False, fresh=False),
         before={},
@@ -49,16 +53,26 @@ def run_job(config: IcsrConfig, inputs: Inputs, folder: Path) -> InterCameraJob:
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run every mode on 1, 2 and 4 workers, the faults on 2; one start of the workers each."""
+def out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Run every mode on 1, 2 and 4 workers, the faults on 2; one start of the workers each.
+
+    The network is a ResNet of few channels: what its workers add up is what those of a wide one do.
+    """
     out = tmp_path_factory.mktemp("invariance")
+    with thin_resnet.in_use():
+        _train(out)
+        yield out
+
+
+def _train(out: Path) -> None:
     root = tiny.write_images(out / "images")
     configs = {name: tiny.config(root, out, **overrides) for name, overrides in MODES.items()}
     inputs = open_inputs(configs["ghost"].data)
+    weights = starting_weights(configs["ghost"].training.encoder)  # every tensor is an open file
     steps = {
         name: workers.StepsJob(
             config.training,
-            starting_weights(config.training.encoder),
+            weights,
             inputs.train_images,
             inputs.train.identities // 2,
             inputs.train.cameras,
@@ -66,10 +80,11 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, config in configs.items()
     }
     for size in SIZES:
-        runs = [run_job(configs[name], inputs, out / f"{name} {size}") for name in RUN_MODES]
+        runs = [run_job(configs[name], inputs, weights, out / f"{name} {size}") for name in RUN_MODES]
         job = workers.Job(steps, faults=size == 2, runs=runs, out=out)
-        LocalBackend(workers=size, threads=1, on_gpu=False).run_workers(workers.work, job)
-    return out
+        # Two are started as those of a run are.
+        with quick_start.in_use() if size > 2 else nullcontext():
+            LocalBackend(workers=size, threads=1, on_gpu=False).run_workers(workers.work, job)
 
 
 def found(out: Path, rank: int, size: int) -> Found:

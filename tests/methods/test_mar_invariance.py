@@ -66,7 +66,7 @@ def begun(config: MarConfig, inputs: MarInputs) -> MarJob:
 
 
 @pytest.fixture(scope="module")
-def out(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def out(sets: Path, tmp_path_factory: pytest.TempPathFactory, quick_starts: None) -> Iterator[Path]:
     """Train in every mode on 1, 2 and 4 workers, with the faults on 2; one start of the workers each.
 
     The network is a small one: that a ResNet's own sums do not depend on the workers is known of ICSR.

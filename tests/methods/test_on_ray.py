@@ -50,7 +50,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cluster of this process alone: another one on the machine is neither joined nor disturbed."""
     folders = os.pathsep.join(str(folder) for folder in (Path(__file__).parent, Path(tiny.__file__).parent))
     environment = {"env_vars": {"PYTHONPATH": folders}}  # the processes import functions of this file
-    ray.init(address="local", num_cpus=2, log_to_driver=False, runtime_env=environment)
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment
+    )
     yield
     ray.shutdown()
 

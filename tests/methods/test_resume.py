@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+import thin_resnet
 import tiny
 from comparing import assert_same_bits, timeless, weights
 from dying import Killed, kill_at, lives
@@ -22,6 +24,12 @@ from raid.methods.icsr.config import IcsrConfig
 from raid.run_folder import RunFolder
 
 EPOCHS, STEPS = 2, 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def thin() -> Iterator[None]:
+    with thin_resnet.in_use():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +127,7 @@ def test_process_killed_by_a_signal(root, whole, tmp_path):
     config = configured(root, tmp_path / "run")
     file = tmp_path / "run.yaml"
     file.write_text(to_yaml(config))
-    command = [sys.executable, "-m", "raid", "icsr", str(file), "--backend", "local"]
+    command = [sys.executable, thin_resnet.__file__, "icsr", str(file), "--backend", "local"]
     checkpoints = tmp_path / "run" / "checkpoints"
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

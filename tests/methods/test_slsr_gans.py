@@ -39,7 +39,7 @@ def lines_of(place):
 
 
 @pytest.fixture(scope="module")
-def processes():
+def processes(quick_starts):
     pool = Processes(2, torch.get_num_threads())
     yield pool
     pool.close()

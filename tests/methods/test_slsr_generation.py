@@ -114,6 +114,7 @@ def test_an_image_is_of_its_own_noise_alone(tmp_path, trained, monkeypatch):
     assert generate_cluster((1, 0), trained).shape == (0, 3, 32, 16)  # the empty cluster, which has no GAN
 
 
+@pytest.mark.usefixtures("quick_starts")
 def test_same_bytes_in_process_and_on_two_processes(tmp_path, trained):
     settings = Generated(count=90, split="proportional")
     processes = Processes(2, torch.get_num_threads())

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from raid.data.images import Images
 from raid.data.streams import GENERATED, stream
@@ -161,6 +159,10 @@ def own_clusters(real: tuple[Floats, ...], generated: tuple[Floats, ...]) -> Own
         real: colours (n, D) of real images, one array a cluster.
         generated: of generated images, likewise.
     """
+    # Here: they take a second, which every worker and every command of SLSR would wait for.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
     if len(real) < 2:
         return OwnClusters(None, None)
     classifier = LogisticRegression(class_weight="balanced", max_iter=1000, C=10.0)
