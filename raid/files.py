@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and files of tensors that are read without executing anything."""
 
+import json
 import os
 import pickle
 import shutil
@@ -48,6 +49,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write a record as JSON, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def read_tensors(path: Path) -> Any:

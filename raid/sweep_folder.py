@@ -231,6 +231,11 @@ class SweepFolder:
         with atomic_path(self._shared_file(key)) as temporary:
             temporary.write_text(json.dumps({"result": str(result or ""), "failure": failure}) + "\n")
 
+    def has_shared(self, key: str) -> bool:
+        """Whether the result of a stage that trials share is there."""
+        path = self._shared_file(key)
+        return path.exists() and not json.loads(path.read_text())["failure"]
+
     def shared_result(self, key: str) -> Path:
         """Return the result of a stage that trials share.
 

@@ -25,42 +25,30 @@ OBJECTIVES = (
         "agreement with the identities of the training images, which clustering is not to know",
     ),
 )  # fmt: skip
-NEIGHBORS = (Axis("neighbors.k1", (10, 20, 30)), Axis("neighbors.k2", (3, 6)))
-METHODS = ("agglomerative", "dbscan", "kmeans")
-EPS = (0.4, 0.5, 0.6, 0.7)
+
+
+def sweep(section: str, title: str, counts: tuple[int | str, ...]) -> definition.Sweep:
+    """Return the search over the clustering of a stage, whose configuration is `section`."""
+    method = f"{section}.method"
+    return definition.Sweep(
+        name="clustering",
+        method="icsr",
+        title=title,
+        axes=(
+            Axis("neighbors.k1", (10, 20, 30)),
+            Axis("neighbors.k2", (3, 6)),
+            Axis(method, ("agglomerative", "dbscan", "kmeans")),
+            Axis(f"{section}.eps", (0.4, 0.5, 0.6, 0.7), low=0.3, high=0.8, only={method: ("dbscan",)}),
+            Axis(f"{section}.num_clusters", counts, only={method: ("agglomerative", "kmeans")}),
+        ),
+        objectives=OBJECTIVES,
+    )
+
 
 SWEEPS = {
-    "global": definition.Sweep(
-        name="clustering",
-        method="icsr",
-        title="the clustering of all images",
-        axes=(
-            *NEIGHBORS,
-            Axis("inter.method", METHODS),
-            Axis("inter.eps", EPS, low=0.3, high=0.8, only={"inter.method": ("dbscan",)}),
-            Axis(
-                "inter.num_clusters",
-                (400, 600, 800, 1000, 1200, 1600),
-                only={"inter.method": ("agglomerative", "kmeans")},
-            ),
-        ),
-        objectives=OBJECTIVES,
-    ),
-    "local": definition.Sweep(
-        name="clustering",
-        method="icsr",
-        title="the clustering of each camera's images",
-        axes=(
-            *NEIGHBORS,
-            Axis("intra.method", METHODS),
-            Axis("intra.eps", EPS, low=0.3, high=0.8, only={"intra.method": ("dbscan",)}),
-            Axis(
-                "intra.num_clusters",
-                ("n//3", "n//4", "n//5", "n//7", "n//10"),
-                only={"intra.method": ("agglomerative", "kmeans")},
-            ),
-        ),
-        objectives=OBJECTIVES,
+    "global": sweep("inter", "the clustering of all images", (400, 600, 800, 1000, 1200, 1600)),
+    "local": sweep(
+        "intra", "the clustering of each camera's images", ("n//3", "n//4", "n//5", "n//7", "n//10")
     ),
 }
 

@@ -44,7 +44,6 @@ _TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # metrics.jsonl has it all
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupt ends the search, not Tune's part of it alone
 }
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

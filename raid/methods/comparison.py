@@ -5,7 +5,6 @@ which seeds were run. The first is answered by the bootstrap over queries, paire
 same ones); both at once where there are two seeds at least (`raid.ops.bootstrap`).
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raid.errors import InputError
-from raid.files import atomic_path
+from raid.files import write_json
 from raid.methods.compared_runs import Setting, read_settings
 from raid.methods.seed_table import SHOWN
 from raid.ops.bootstrap import DRAWS, LEVEL, Spread, interval, paired_spread, resampled_means, unpaired_spread
@@ -131,11 +129,7 @@ class Comparison:
         Raises:
             InputError: the file cannot be written.
         """
-        try:
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(self.as_record(), indent=1) + "\n")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        write_json(path, self.as_record())
 
 
 def compare(paths: Sequence[Path], *, seed: int = 0) -> Comparison:

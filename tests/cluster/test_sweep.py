@@ -13,13 +13,13 @@ import pytest
 import tiny
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from sweeping import options
 
 from raid.config import to_yaml
 from raid.distributed.ray_backend import connect
 from raid.errors import InputError
 from raid.methods.sweeps.definition import MAP, SILHOUETTE, Sweep
 from raid.methods.sweeps.driver import run_sweep
-from raid.methods.sweeps.planning import Options
 from raid.methods.sweeps.stages import LOCAL_LABELS
 from raid.methods.sweeps.training import Training
 from raid.run_folder import RunFolder
@@ -45,25 +45,6 @@ def run_file(folder: Path, **overrides: Any) -> Path:
     file = folder / "tiny.yaml"
     file.write_text(to_yaml(tiny.config(root, folder / "runs" / "sweep", **given)))
     return file
-
-
-def options(file: Path, **changes: Any) -> Options:
-    values: dict[str, Any] = {
-        "file": file,
-        "overrides": (),
-        "objective": "silhouette",
-        "search": "grid",
-        "scheduler": "none",
-        "num_samples": 1,
-        "max_concurrent": None,
-        "num_seeds": 1,
-        "axes": None,
-        "values": {},
-        "grace": None,
-        "demo": False,
-        "how": "begin",
-    }
-    return Options(**{**values, **changes})
 
 
 def until(happened: Any, seconds: float = 240.0) -> Any:
@@ -108,7 +89,7 @@ def test_more_than_the_cluster_has_is_refused_before_anything_is_written(tmp_pat
         "ask for at most 2",
     ):
         run_sweep(sweep, options(file, objective="mAP", max_concurrent=3), Training((LOCAL_LABELS,)))
-    large = options(file, objective="mAP", overrides=("run.workers=4",))
+    large = options(file, "run.workers=4", objective="mAP")
     with pytest.raises(InputError, match=r"run.workers: a trial needs 4 CPUs, and the cluster has 2"):
         run_sweep(sweep, large, Training((LOCAL_LABELS,)))
     assert not (tmp_path / "runs").exists()

@@ -1,6 +1,5 @@
 """The papers' tables with what runs came to in them, and the record that `raid tables --json` writes."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raid.errors import InputError
-from raid.files import atomic_path
+from raid.files import write_json
 from raid.methods.papers import icsr, mar, slsr
 from raid.methods.papers.tables import Cell, Table
 
@@ -72,11 +70,7 @@ class Filled:
         Raises:
             InputError: the file cannot be written.
         """
-        try:
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(self.as_record(), indent=1) + "\n")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        write_json(path, self.as_record())
 
     def _cell(self, cell: Cell) -> dict[str, Any]:
         measured = self.measured.get(cell)

@@ -99,10 +99,11 @@ def shared_results(
             config = base.config(point, seed, before)
             if stage.applies(config) and stage.key(config) not in wanted:
                 wanted[stage.key(config)] = base.config(point, seed, {**before, **largest})
-        if wanted:
-            logger.info("what trials share: %s", ", ".join(wanted))
-        work = SharedWork(base, stage, tuple(wanted.values()))
-        run_trials(work, range(len(wanted)), folder=base.folder.tune, at_once=at_once)
+        missing = [key for key in wanted if not base.folder.has_shared(key)]
+        if missing:
+            logger.info("what trials share: %s", ", ".join(missing))
+        work = SharedWork(base, stage, tuple(wanted[key] for key in missing))
+        run_trials(work, range(len(missing)), folder=base.folder.tune, at_once=at_once)
         found |= {key: base.folder.shared_result(key) for key in wanted}
     return found
 

@@ -6,16 +6,20 @@ import tiny
 from sweeping import options
 
 from raid.config import to_yaml
+from raid.distributed.fanout import InProcess
 from raid.errors import InputError
+from raid.methods.icsr import recipe as icsr
 from raid.methods.icsr.clustering import cluster
 from raid.methods.icsr.clustering_trials import neighbor_table, stability
-from raid.methods.inputs import load_samples
+from raid.methods.inputs import load_samples, open_inputs
+from raid.methods.pool_extraction import extract_on_pool
 from raid.methods.sections import Clustering as StageClustering
 from raid.methods.sections import Neighbors
 from raid.methods.sweeps import clustering
 from raid.methods.sweeps.clustering import ClusteringRun, ImagesOf, stored_features, trial_of
 from raid.methods.sweeps.definition import SILHOUETTE, Sweep
 from raid.methods.sweeps.planning import planned
+from raid.methods.trained import Trained
 from raid.sweep_folder import Axis
 
 K1 = Axis("neighbors.k1", (6, 10))
@@ -185,3 +189,24 @@ def test_what_is_shared_is_made_in_the_order_of_the_trials(root, features, tmp_p
     configs = [base.config(point, seed) for point, seed in trials.values()]
     tried = [[trial_of(config, "global", len(rows)) for config in configs] for rows in run.parts]
     assert clustering._keys(run.parts, tried, 2) == list(run.memo.made)
+
+
+def test_features_are_extracted_once_by_a_model(root, tmp_path, monkeypatch):
+    class Here(InProcess):
+        def close(self):
+            pass
+
+    monkeypatch.setattr(clustering.RayPool, "start", lambda size, threads: Here())
+    config = tiny.config(root, tmp_path / "run", inter__epochs=1, inter__steps=1, refine__enabled=False)
+    run = icsr.run(config)
+    images, made = ImagesOf.read(config.data), tmp_path / "made.npy"
+    file = stored_features(run.path, made, config, images, 2)
+    assert file == made
+    trained = Trained.read(run.model)
+    settings = trained.config.encoder(trained.statistics)
+    wanted = extract_on_pool(
+        trained.network(settings), settings, open_inputs(config.data).train_images, InProcess()
+    )
+    np.testing.assert_array_equal(np.load(made), wanted.numpy().astype(np.float32))
+    monkeypatch.setattr(clustering, "_extract", None)  # what is there is not extracted again
+    assert stored_features(run.path, made, config, images, 2) == made

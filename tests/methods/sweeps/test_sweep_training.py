@@ -63,6 +63,15 @@ def test_a_stage_is_done_once_a_seed_and_given_to_those_that_it_applies_to(base)
         assert given == wanted
 
 
+def test_what_is_there_is_not_done_again_and_what_failed_is(base):
+    trials = trials_of(base)
+    found = shared_results((STAGE,), base, trials, 2)
+    base.folder.write_shared("labels_seed2", None, "it broke")
+    PREPARED.clear()
+    assert shared_results((STAGE,), base, trials, 2) == found
+    assert [name for name, _, _ in PREPARED] == ["labels_seed2"]
+
+
 def test_what_tells_results_apart_makes_one_each_and_the_largest_serves_all(base):
     apart = SharedStage("labels", "intra.labels", takes, prepare, of=("refine.horizon",))
     shared_results((apart,), base, trials_of(base), 2)
