@@ -42,7 +42,6 @@ SERVING = (
     "pyarrow",
     "pydantic",
     "PyYAML",
-    "scikit-learn",
     "scipy",
     "threadpoolctl",
     "torch",
