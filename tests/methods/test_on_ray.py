@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import sweeping
 import tiny
 import torch
 from comparing import losses, timeless
 from mar_steps import configured
+from sweeping import options
+from tracked import until
 
 from raid.data import synthetic
 from raid.distributed.backend import LocalBackend
@@ -23,9 +26,10 @@ from raid.errors import InputError
 from raid.methods.encoder import Encoder, starting_weights
 from raid.methods.icsr import clustering
 from raid.methods.icsr import recipe as icsr
+from raid.methods.icsr.clustering_trials import stability
 from raid.methods.icsr.config import IcsrConfig
 from raid.methods.icsr.inter_camera import SPANS
-from raid.methods.inputs import open_inputs
+from raid.methods.inputs import load_samples, open_inputs
 from raid.methods.mar import recipe as mar
 from raid.methods.pool_extraction import extract_on_pool
 from raid.methods.sections import Clustering, Neighbors
@@ -36,13 +40,18 @@ from raid.methods.slsr.gan_job import GanJob
 from raid.methods.slsr.gan_training import train_gan
 from raid.methods.slsr.gans import train_gans
 from raid.methods.stage import SPANS as MAR_SPANS
+from raid.methods.sweeps.definition import SILHOUETTE, Sweep
 from raid.ops.jaccard import jaccard_similarity
 from raid.run_folder import RunFolder
+from raid.sweep_folder import Axis, SweepFolder
 
 ray = pytest.importorskip("ray")
 from raid.distributed.ray_backend import RayBackend  # noqa: E402
+from raid.distributed.ray_memo import Memo, begin  # noqa: E402
 from raid.distributed.ray_pool import RayPool  # noqa: E402
 from raid.methods.on_ray import ray_backend  # noqa: E402
+from raid.methods.sweeps import clustering as clustering_sweep  # noqa: E402
+from raid.methods.sweeps.driver import run_sweep  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +137,67 @@ def test_clusters_are_the_same_on_the_pool_by_an_approximate_search_and_on_disk(
     assert there.labels.tobytes() == here.labels.tobytes()
     assert (there.recall, there.silhouette) == (here.recall, here.silhouette)
     assert list(tmp_path.iterdir()) == []
+
+
+def noted(key: int, shared: np.ndarray, folder: Path) -> np.ndarray:
+    (folder / str(key)).touch()
+    if key == 9:
+        raise InputError("nine is bad")
+    return shared + key
+
+
+def test_what_is_shared_is_made_once_and_two_ahead(cluster, tmp_path):
+    shared = begin(np.ones, 1000)
+    memo = Memo.start(noted, shared, tmp_path, at_most=1, order=[3, 1, 4, 5, 9])
+
+    def made(*keys: int) -> bool:
+        found = {path.name for path in tmp_path.iterdir()}
+        assert found <= {str(key) for key in keys}
+        return len(found) == len(keys)
+
+    until(lambda: made(3, 1))
+    first = memo.get(3)
+    assert first.sum() == 4000
+    assert not first.flags.writeable
+    until(lambda: made(3, 1, 4))
+    (tmp_path / "1").unlink()
+    assert memo.get(1).sum() == 2000  # what was made ahead
+    until(lambda: made(3, 4, 5))
+    assert memo.get(7).sum() == 8000  # nobody said that it would be asked for
+    with pytest.raises(InputError, match="nine is bad"):
+        memo.get(9)
+    memo.close()
+
+
+def test_a_clustering_sweep_has_the_labels_of_each_clustering_alone(cluster, root, tmp_path):
+    random = np.random.default_rng(0)
+    config = tiny.config(root, tmp_path / "sweep")
+    identities = load_samples(config.data).split("train").identities
+    files = tuple(tmp_path / f"features_{place}.npy" for place in range(2))
+    for file in files:
+        rows = random.normal(size=(99, 32))[identities] + 0.4 * random.normal(size=(len(identities), 32))
+        np.save(file, (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+    axes = (Axis("neighbors.k1", (6, 10)), Axis("inter.method", ("agglomerative", "dbscan", "kmeans")))
+    run_sweep(
+        Sweep("clustering", "icsr", "clusters", axes, (SILHOUETTE,)),
+        options(sweeping.run_file(tmp_path, root)),
+        clustering_sweep.Clustering(files, "global"),
+    )
+    folder = SweepFolder(tmp_path / "sweep")
+    trials = folder.trials()
+    assert [trial.state for trial in trials] == ["done"] * 6
+    for trial in trials:
+        neighbors = replace(config.neighbors, k1=trial.point["neighbors.k1"])
+        how = replace(config.inter, method=trial.point["inter.method"])
+        alone = [
+            clustering.cluster(np.load(file), how, how.num_clusters, neighbors, seed=trial.seed)
+            for file in files
+        ]
+        run = folder.run(trial.number)
+        np.testing.assert_array_equal(np.load(run.path / "labels.npy"), alone[0].labels)
+        assert trial.value == alone[0].silhouette
+        (line,) = run.metrics()
+        assert line["cluster/churn"] == 1 - stability(alone[0].labels, alone[1].labels)
 
 
 def test_extraction_on_the_pool_is_the_same_bytes_as_by_the_workers(pool, root):

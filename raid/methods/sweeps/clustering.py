@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from raid.distributed.ray_memo import Memo
+from raid.distributed.ray_memo import Memo, begin
 from raid.distributed.ray_pool import RayPool
 from raid.distributed.ray_tune import Need, Tell
 from raid.errors import InputError
@@ -129,14 +130,12 @@ class Clustering:
             stored_features(source, base.folder.shared / f"features_{place}.npy", configs[0], images, at_once)
             for place, source in enumerate(self.sources)
         ]
-        tables = [
-            [neighbor_table(_of(file, rows), trials) for rows, trials in zip(parts, tried, strict=True)]
-            for file in files
-        ]
+        # Whole nodes: a trial cannot begin before its neighbours are there.
+        tables = begin(_search, files, parts, tried, base.shares * configs[0].numerics.threads)
         linked = any(trial.how.method == "agglomerative" for trial in tried[0])
-        memo = Memo.start(
-            _make, files, parts, tables, linked, at_most=len(parts) * len(files) * (at_once + 1)
-        )
+        keys = _keys(parts, tried, len(files))
+        of_a_trial = len(parts) * len(files)
+        memo = Memo.start(_make, files, parts, tables, linked, at_most=of_a_trial * at_once, order=keys)
         try:
             yield ClusteringRun(self.stage, images, parts, files, memo)
         finally:
@@ -253,6 +252,17 @@ def _keys(parts: Sequence[Ints], tried: Sequence[Sequence[Trial]], num_files: in
         for part, trials in enumerate(tried)
     ]
     return list(dict.fromkeys(keys))
+
+
+def _search(
+    files: Sequence[Path], parts: Sequence[Ints], tried: Sequence[Sequence[Trial]], threads: int
+) -> list[list[Table]]:
+    """Return the table of neighbours of every part of every file."""
+    torch.set_num_threads(threads)
+    return [
+        [neighbor_table(_of(file, rows), trials) for rows, trials in zip(parts, tried, strict=True)]
+        for file in files
+    ]
 
 
 def _make(
