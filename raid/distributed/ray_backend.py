@@ -171,7 +171,7 @@ def connect(num_cpus: int | None = None) -> None:
         return
     # What frees the resources of a trainer that was killed asks the cluster by its address, which its process
     # has to know where there are two clusters on a machine; it takes on what the cluster is started with.
-    port = str(_free_port())
+    port = str(free_port())
     with _environment(RAY_GCS_SERVER_PORT=port, RAY_ADDRESS=f"{ray.util.get_node_ip_address()}:{port}"):
         ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)
 
@@ -190,7 +190,7 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port that nobody listens on, outside the range of Ray's workers."""
     while True:
         with socket.socket() as listener:

@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +43,7 @@ _TUNE_SETTINGS = {
     # An epoch without the objective, such as one of a stage before, is no mistake.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # metrics.jsonl has it all
+    "RAY_AIR_NEW_OUTPUT": "0",  # which prints its settings however little it is asked to
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupt ends the search, not Tune's part of it alone
 }
 
@@ -291,7 +293,8 @@ def run_trials(
 def _run(config: dict[str, Any], *, work: Work, folder: str) -> None:
     """Do the work of a trial in the process that Tune has for it, in the folder of who asked for it."""
     log.configure()
-    os.chdir(folder)
+    with suppress(FileNotFoundError):  # another node has a submitted job's folder elsewhere, and is there
+        os.chdir(folder)
 
     def tell(value: float, epochs: int) -> None:
         tune.report({VALUE: value, EPOCH: epochs})

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,8 @@ def _equal(ours: Outcome, alone: dict[str, Any]) -> bool:
 def bench_clustering_sweep_on_tune(num_rows: int, threads: int) -> dict[str, Any]:
     """The same trials as a user has them: tune/clustering.py, with Ray Tune, records, report and all.
 
-    Seconds of the clock, for both sides are several processes: the peer's are what its trials take one after
-    the other, divided by as many as run at a time.
+    Seconds of the clock, for both sides are several processes; the peer's trials run as many at a time as
+    the sweep's.
     """
     limit(threads)
     trials = trials_at(num_rows)
@@ -123,11 +124,18 @@ def bench_clustering_sweep_on_tune(num_rows: int, threads: int) -> dict[str, Any
         alone = []
         for place in _ALONE:
             before = time.perf_counter()
-            _alone(file, num_rows, trials[place], threads)
-            alone.append(time.perf_counter() - before)
+            with ThreadPoolExecutor(at_once) as several:
+                list(
+                    several.map(
+                        lambda _, at: _alone(file, num_rows, trials[at], threads),
+                        range(at_once),
+                        [place] * at_once,
+                    )
+                )
+            alone.append((time.perf_counter() - before) / at_once)
         matrix = _matrix_gib(np.load(file, mmap_mode="r"), trials[-1])
         done = SweepFolder(folder / "sweep").trials()
-    reference = float(np.mean(alone)) * len(trials) / at_once
+    reference = float(np.mean(alone)) * len(trials)
     return {
         "path": "clustering_sweep_on_tune",
         "n": num_rows,
@@ -175,14 +183,20 @@ def _swept(folder: Path, num_rows: int, trials: list[Trial], threads: int) -> No
 
 @contextmanager
 def _memory_of_trials() -> Iterator[dict[str, float]]:
-    """Fill in the highest private memory of the trials' processes, in all and beyond what they began with."""
+    """Fill in the highest private memory of the trials' processes, in all and beyond what they began with.
+
+    Beside them, what is in no trial: the highest of the processes that search neighbours and make what trials
+    share.
+    """
     found: dict[str, float] = {}
     first: dict[str, float] = {}
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(0.2):
-            now = _private_gib_of_trials()
+            making = sum(_private_gib(b"ray::_done").values())
+            found["making_gib"] = max(found.get("making_gib", 0.0), making)
+            now = _private_gib(b"ray::_run", b"ray::ImplicitFunc")
             for process, gib in now.items():
                 first.setdefault(process, gib)
             whole, grown = sum(now.values()), sum(gib - first[process] for process, gib in now.items())
@@ -198,12 +212,12 @@ def _memory_of_trials() -> Iterator[dict[str, float]]:
         thread.join()
 
 
-def _private_gib_of_trials() -> dict[str, float]:
-    """Private memory of the processes that Ray Tune has for trials, by their numbers."""
+def _private_gib(*names: bytes) -> dict[str, float]:
+    """Private memory of the processes whose names begin so, by their numbers."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if not (process / "cmdline").read_bytes().startswith((b"ray::_run", b"ray::ImplicitFunc")):
+            if not (process / "cmdline").read_bytes().startswith(names):
                 continue
             lines = (process / "smaps_rollup").read_text().splitlines()
         except OSError:  # it has ended

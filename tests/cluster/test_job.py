@@ -1,9 +1,8 @@
-"""`raid icsr` as a submitted job on a real head of this machine, with token authentication."""
+"""`raid icsr`, and a sweep, as submitted jobs on a real head of this machine, with token authentication."""
 
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,20 +19,12 @@ import tracked
 from mlflow import MlflowClient
 
 from raid.config import flatten
+from raid.distributed.ray_backend import free_port
 from raid.run_folder import RunFolder
+from raid.sweep_folder import SweepFolder
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    # Ray refuses ports in its workers' range, 10002 to 19999.
-    while True:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = int(listener.getsockname()[1])
-        if port >= 20000:
-            return port
 
 
 @dataclass(frozen=True)
@@ -42,12 +33,16 @@ class Head:
     environment: dict[str, str]
 
     def submit(
-        self, *entrypoint: str, token: bool = True, options: Sequence[str] = ()
+        self,
+        *entrypoint: str,
+        program: Sequence[str] = ("-m", "raid"),
+        token: bool = True,
+        options: Sequence[str] = (),
     ) -> subprocess.CompletedProcess[str]:
         return self.job(
             "submit", "--working-dir", str(REPOSITORY),
             "--runtime-env", str(REPOSITORY / "jobs" / "runtime_env.yaml"), *options,
-            "--", "python", "-m", "raid", *entrypoint,
+            "--", "python", *program, *entrypoint,
             environment={} if token else {"RAY_AUTH_TOKEN_PATH": "/dev/null"},
         )  # fmt: skip
 
@@ -172,6 +167,22 @@ def test_job_without_the_token_is_refused(head, arguments):
     assert "token" in (done.stdout + done.stderr).lower()
 
 
-def test_readme_shows_the_command_that_is_tested():
-    shown = "ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python -m raid icsr jobs/"
+def test_a_sweep_is_a_job_as_a_run_is(head, arguments, folder):
+    sweep = SweepFolder(folder / "sweep")
+    ours = ["run.workers=1", "pool.size=0", f"run.folder={sweep.path}", "track.experiment=sweep"]
+    how = ["--objective", "churn", "--search", "grid", "--axes", "decay", "--values", "decay=[off, cosine]"]
+    done = head.submit(*arguments[1:], *ours, *how, program=["tune/decay_schedule.py"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 at a time: one needs 1 CPU" in done.stdout
+    assert [trial.state for trial in sweep.trials()] == ["done", "done"], done.stdout
+    assert sweep.report.exists()
+    of_experiment = client(folder).get_experiment_by_name("sweep").experiment_id
+    runs = client(folder).search_runs([of_experiment])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert sum("mlflow.parentRunId" in run.data.tags for run in runs) == 2
+
+
+@pytest.mark.parametrize("program", ["-m raid icsr", "tune/decay_schedule.py"])
+def test_readme_shows_the_commands_that_are_tested(program):
+    shown = f"ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python {program} jobs/"
     assert shown in (REPOSITORY / "README.md").read_text()

@@ -76,7 +76,7 @@ class Started:
         self.folder = RunFolder(path)
         self.process = subprocess.Popen(
             [sys.executable, "-c", TRIAL, str(path), parent],
-            stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=Path(tracked.__file__).parent, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def records(self, *epochs: int) -> None:
