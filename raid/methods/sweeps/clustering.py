@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from raid.distributed.ray_memo import Memo, begin
@@ -20,23 +19,13 @@ from raid.distributed.ray_pool import RayPool
 from raid.distributed.ray_tune import Need, Tell
 from raid.errors import InputError
 from raid.files import atomic_path
-from raid.methods.icsr.clustering import Table
-from raid.methods.icsr.clustering_trials import (
-    Features,
-    Shared,
-    Trial,
-    check_trials,
-    neighbor_table,
-    outcome_of,
-    shared_of,
-    stability,
-)
+from raid.methods.icsr.clustering_trials import Trial, check_trials, outcome_of, stability
 from raid.methods.icsr.config import IcsrConfig
 from raid.methods.inputs import load_samples, open_inputs
 from raid.methods.known import MethodConfig
 from raid.methods.pool_extraction import extract_on_pool
-from raid.methods.sections import Clustering as StageClustering
-from raid.methods.sections import Data, Neighbors
+from raid.methods.sections import Data
+from raid.methods.sweeps.neighborhoods import keys_of, make, rows_of, search
 from raid.methods.sweeps.planning import Planned
 from raid.methods.sweeps.points import grid
 from raid.methods.sweeps.trial import Base, RunTrial
@@ -45,7 +34,6 @@ from raid.run_folder import RunFolder
 
 Ints = NDArray[np.int64]
 Stage: TypeAlias = Literal["global", "local"]
-Key: TypeAlias = tuple[int, int, int, int]  # of what trials share: which features, which part, k1, k2
 METHOD = "clustering"  # of the trials' run folders
 
 
@@ -131,11 +119,11 @@ class Clustering:
             for place, source in enumerate(self.sources)
         ]
         # Whole nodes: a trial cannot begin before its neighbours are there.
-        tables = begin(_search, files, parts, tried, base.shares * configs[0].numerics.threads)
+        tables = begin(search, files, parts, tried, base.shares * configs[0].numerics.threads)
         linked = any(trial.how.method == "agglomerative" for trial in tried[0])
-        keys = _keys(parts, tried, len(files))
+        keys = keys_of(parts, tried, len(files))
         of_a_trial = len(parts) * len(files)
-        memo = Memo.start(_make, files, parts, tables, linked, at_most=of_a_trial * at_once, order=keys)
+        memo = Memo.start(make, files, parts, tables, linked, at_most=of_a_trial * at_once, order=keys)
         try:
             yield ClusteringRun(self.stage, images, parts, files, memo)
         finally:
@@ -185,7 +173,7 @@ class ClusteringRun:
             outcome = outcome_of(
                 self.memo.get((place, part, k1, k2)),
                 trial,
-                _of(self.files[place], rows),
+                rows_of(self.files[place], rows),
                 seed=seed,
                 identities=None if self.images.identities is None else self.images.identities[rows],
                 cameras=None if self.images.cameras is None else self.images.cameras[rows],
@@ -241,48 +229,6 @@ def _extract(source: Path, made: Path, config: IcsrConfig, processes: int) -> No
         pool.close()
     with atomic_path(made) as temporary, temporary.open("wb") as file:
         np.save(file, features.numpy().astype(np.float32, copy=False))
-
-
-def _keys(parts: Sequence[Ints], tried: Sequence[Sequence[Trial]], num_files: int) -> list[Key]:
-    """Return the keys of what trials share, in the order of the trials."""
-    keys = [
-        (place, part, *trials[number].neighbors.of(len(parts[part]), trials[number].num_clusters))
-        for number in range(len(tried[0]))
-        for place in range(num_files)
-        for part, trials in enumerate(tried)
-    ]
-    return list(dict.fromkeys(keys))
-
-
-def _search(
-    files: Sequence[Path], parts: Sequence[Ints], tried: Sequence[Sequence[Trial]], threads: int
-) -> list[list[Table]]:
-    """Return the table of neighbours of every part of every file."""
-    torch.set_num_threads(threads)
-    return [
-        [neighbor_table(_of(file, rows), trials) for rows, trials in zip(parts, tried, strict=True)]
-        for file in files
-    ]
-
-
-def _make(
-    key: Key,
-    files: Sequence[Path],
-    parts: Sequence[Ints],
-    tables: Sequence[Sequence[Table]],
-    linked: bool,
-) -> Shared:
-    """Return what trials share."""
-    place, part, k1, k2 = key
-    how = StageClustering(method="agglomerative" if linked else "kmeans")
-    group = [Trial(Neighbors(k1=k1, k2=k2), how, 1)]
-    return shared_of(_of(files[place], parts[part]), tables[place][part], group)
-
-
-def _of(file: Path, rows: Ints) -> Features:
-    """Return rows of features; all of them are mapped from the file, which all processes of a node share."""
-    features: Features = np.load(file, mmap_mode="r", allow_pickle=False)
-    return features if len(rows) == len(features) else features[rows]
 
 
 _SUMS = ("cluster/num", "cluster/outliers", "cluster/singletons")

@@ -15,7 +15,7 @@ from raid.methods.inputs import load_samples, open_inputs
 from raid.methods.pool_extraction import extract_on_pool
 from raid.methods.sections import Clustering as StageClustering
 from raid.methods.sections import Neighbors
-from raid.methods.sweeps import clustering
+from raid.methods.sweeps import clustering, neighborhoods
 from raid.methods.sweeps.clustering import ClusteringRun, ImagesOf, stored_features, trial_of
 from raid.methods.sweeps.definition import SILHOUETTE, Sweep
 from raid.methods.sweeps.planning import planned
@@ -36,7 +36,7 @@ class InHere:
 
     def get(self, key):
         if key not in self.made:
-            self.made[key] = clustering._make(key, *self.shared)
+            self.made[key] = neighborhoods.make(key, *self.shared)
         return self.made[key]
 
 
@@ -69,7 +69,7 @@ def prepared(sweep, stage, files, root, tmp_path):
     tables = [
         [
             neighbor_table(
-                clustering._of(file, rows), [trial_of(config, stage, len(rows)) for config in configs]
+                neighborhoods.rows_of(file, rows), [trial_of(config, stage, len(rows)) for config in configs]
             )
             for rows in parts
         ]
@@ -178,7 +178,7 @@ def test_what_trials_share_needs_no_tree_where_nobody_links(features):
     )
     parts = [np.arange(72)]
     for linked in (False, True):
-        shared = clustering._make((0, 0, 6, 3), features[:1], parts, [[table]], linked)
+        shared = neighborhoods.make((0, 0, 6, 3), features[:1], parts, [[table]], linked)
         assert (shared.tree is not None) is linked
 
 
@@ -188,7 +188,7 @@ def test_what_is_shared_is_made_in_the_order_of_the_trials(root, features, tmp_p
         run(base, number, point, seed, lambda value, epochs: None)
     configs = [base.config(point, seed) for point, seed in trials.values()]
     tried = [[trial_of(config, "global", len(rows)) for config in configs] for rows in run.parts]
-    assert clustering._keys(run.parts, tried, 2) == list(run.memo.made)
+    assert neighborhoods.keys_of(run.parts, tried, 2) == list(run.memo.made)
 
 
 def test_features_are_extracted_once_by_a_model(root, tmp_path, monkeypatch):
