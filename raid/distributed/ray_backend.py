@@ -155,11 +155,13 @@ class RayBackend:
         ray.shutdown()
 
 
-def connect(num_cpus: int | None = None) -> None:
+def connect(num_cpus: int | None = None, *, dashboard: bool = True) -> None:
     """Connect this process to the cluster that is there, or start one of this machine's own.
 
     Args:
         num_cpus: of the one that is started; None: those of the machine.
+        dashboard: of the one that is started; it takes seconds. Without, the resources of a trainer that is
+            stopped or killed are never free again: Ray Train asks it who is alive.
     """
     for name, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -173,7 +175,12 @@ def connect(num_cpus: int | None = None) -> None:
     # has to know where there are two clusters on a machine; it takes on what the cluster is started with.
     port = str(free_port())
     with _environment(RAY_GCS_SERVER_PORT=port, RAY_ADDRESS=f"{ray.util.get_node_ip_address()}:{port}"):
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=dashboard,
+            logging_level=logging.WARNING,
+        )
 
 
 @contextmanager

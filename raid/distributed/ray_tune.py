@@ -137,7 +137,7 @@ class Need:
     pool: int
 
 
-def room(need: Need, folder: Path) -> Room:
+def room(need: Need, folder: Path, *, trains: bool = True) -> Room:
     """Connect, and compute how many trials the cluster has room for at a time; 0: for none.
 
     A worker, or a process of the pool, has its CPUs on one node.
@@ -145,12 +145,13 @@ def room(need: Need, folder: Path) -> Room:
     Args:
         need: of a trial.
         folder: of the search.
+        trains: whether a trial starts a trainer.
 
     Raises:
         InputError: the folder goes with the submitted job that this is.
     """
     check_outlives_job(folder)
-    connect()
+    connect(dashboard=trains)
     on_gpu = wants_gpus(need.device, ray.cluster_resources())
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     slots = [_slots(node, need.threads, on_gpu) for node in nodes]

@@ -56,7 +56,7 @@ def nodes(monkeypatch):
         for node in resources:
             for kind, number in node.items():
                 total[kind] = total.get(kind, 0.0) + number
-        monkeypatch.setattr(ray_tune, "connect", lambda: None)
+        monkeypatch.setattr(ray_tune, "connect", lambda dashboard: None)
         monkeypatch.setattr(ray, "cluster_resources", lambda: total)
         monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in resources])
 

@@ -94,7 +94,7 @@ class Clustering:
     sources: tuple[Path, ...]
     stage: Stage
 
-    reuse: ClassVar = True  # a process takes longer to start than a trial to cluster
+    trains: ClassVar = False
 
     def need(self, config: MethodConfig) -> Need:
         """Return what a trial takes of the cluster: the CPUs of one worker."""

@@ -26,10 +26,11 @@ class Kind(Protocol):
     """What the trials of a sweep do: train, or cluster stored features.
 
     Attributes:
-        reuse: see `raid.distributed.ray_tune.run_trials`.
+        trains: whether a trial starts a trainer; one that does not is over in seconds, cannot be stopped in
+            the middle, and is done by the process of the trial before.
     """
 
-    reuse: ClassVar[bool]
+    trains: ClassVar[bool]
 
     def need(self, config: MethodConfig) -> Need:
         """Return what a trial takes of the cluster."""
@@ -53,7 +54,7 @@ def run_sweep(sweep: Sweep, options: Options, kind: Kind) -> str:
     """
     base, config, trials = planned(sweep, options)
     grace = _grace(config, options)
-    there = room(kind.need(config), config.run.folder)
+    there = room(kind.need(config), config.run.folder, trains=kind.trains)
     at_once = _at_once(there, options.max_concurrent)
     base = replace(base, shares=min(at_once, there.on_a_node))
     with server_for(base, config, there.nodes) as uri:
@@ -65,7 +66,7 @@ def run_sweep(sweep: Sweep, options: Options, kind: Kind) -> str:
             base = tracked.base
             with kind.trials(base, trials, at_once) as run:
                 halving = _halving(base, config, grace)
-                _search(TrialWork(base, trials, run), halving, at_once, tracked, reuse=kind.reuse)
+                _search(TrialWork(base, trials, run), halving, at_once, tracked, reuse=not kind.trains)
             tracked.conclude()
             return outcome.concluded(base)
 

@@ -31,7 +31,7 @@ class Training:
 
     stages: tuple[SharedStage, ...]
 
-    reuse: ClassVar = False  # a trial may be stopped in the middle
+    trains: ClassVar = True
 
     def need(self, config: MethodConfig) -> Need:
         """Return what a trial takes of the cluster."""
