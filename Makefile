@@ -6,7 +6,7 @@ SEEDS ?= 1
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo test test-cluster check bench bench-large format clean
+.PHONY: help install demo test test-cluster chaos check bench bench-large format clean
 
 help:
 	@echo "make demo        train the baseline and ICSR on rendered people and compare them (about 6 minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make demo SEEDS=3      with three seeds: mean, deviation, paired differences"
 	@echo "make test        run the tests"
 	@echo "make test-cluster  run the tests that start a cluster or a server of their own"
+	@echo "make chaos       kill a run 20 times, at random places, and compare it with one that was left alone"
 	@echo "make check       ruff (format and lint), mypy --strict, import-linter"
 	@echo "make bench       time and memory against the best peers, 12,936 rows (about 15 minutes)"
 	@echo "make bench-large the same with 32,621 rows, and a million"
@@ -40,6 +41,9 @@ test: $(INSTALLED)
 # A process a file, one after the other: no two clusters are alive at once.
 test-cluster: $(INSTALLED)
 	@set -e; for file in tests/cluster/test_*.py; do echo "$$file"; $(BIN)/pytest --timeout 600 $$file; done
+
+chaos: $(INSTALLED)
+	RAID_KILLS=20 $(BIN)/pytest -s --timeout 3600 tests/cluster/test_chaos.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -11,6 +11,7 @@ from raid.commands.results import (
     add_evaluate,
     add_register,
     add_report,
+    add_scaling,
     add_tables,
     add_track,
 )
@@ -36,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     add_demo(commands)
     add_evaluate(commands)
     add_compare(commands)
+    add_scaling(commands)
     add_tables(commands)
     add_report(commands)
     add_track(commands)

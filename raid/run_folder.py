@@ -5,6 +5,7 @@ run.json              what determines the result: method, configuration and its 
                       and what set it is (`Samples.facts`: its name, version, protocol)
 local/                ICSR: local labels of the cameras that are done
 local_labels.parquet  ICSR: the local labels of all cameras, which other runs can take
+cameras.jsonl         ICSR: what stage 1 took for each camera, and what came of it
 checkpoints/          full state, latest last
 steps.jsonl           loss of every training step
 metrics.jsonl         figures of every epoch
@@ -20,6 +21,10 @@ model.pt              the trained model
 evaluation.npz        what the report shows of the last evaluation: CMC, ranked lists, similarity of cameras
 evaluation_SET.json   what `raid evaluate` found the model to do on a set
 report.html           the run as one page
+stacks_WORKER.txt     where workers stood that did not get on with a training step
+profile/              trace and summary of some training steps, where run.profile is on
+diverged.json         step, learning rate and batch of a loss that was not finite
+status.json           how the run stands (`raid.run_status`); stop: its workers are asked to save and stop
 tracking.json         what MLflow has of the run (`raid.tracking`); tracking.lock: held while it is followed
 """
 
@@ -33,6 +38,7 @@ from typing import Any
 from raid.config import Schema, config_hash, determining, to_yaml
 from raid.errors import InputError
 from raid.files import atomic_path
+from raid.run_status import NAMES as STATUS
 
 # In the order they are cleared in: as long as anything is left, run.json says whose it is.
 _OWN = (
@@ -52,8 +58,12 @@ _OWN = (
     "metrics.jsonl",
     "local",
     "local_labels.parquet",
+    "profile",
+    "diverged.json",
+    "cameras.jsonl",
     "tracking.json",
     "tracking.lock",
+    *STATUS,
     "config.yaml",
     "run.json",
 )
@@ -112,6 +122,12 @@ class RunFolder:
             reason = error.strerror or error
             raise InputError(f"run.folder: {path} cannot be written: {reason}; choose another") from error
         return folder
+
+    @property
+    def name(self) -> str:
+        """What the run is called: as its folder is; a sweep's trial by the sweep's name too."""
+        above, name = self.path.parent, self.path.name
+        return f"{above.parent.name}/{name}" if above.name == "trials" else name
 
     @property
     def checkpoints(self) -> Path:
@@ -174,6 +190,16 @@ class RunFolder:
         return self.path / "generated.json"
 
     @property
+    def profile(self) -> Path:
+        """Folder of the profile of some training steps, `run.profile`."""
+        return self.path / "profile"
+
+    @property
+    def diverged(self) -> Path:
+        """Where a training diverged, and on which images."""
+        return self.path / "diverged.json"
+
+    @property
     def report(self) -> Path:
         """The run as one page (`raid.report.write_report`)."""
         return self.path / "report.html"
@@ -204,6 +230,11 @@ class RunFolder:
         """Return what the epochs that mined pairs recorded of them, in order (MAR)."""
         return _read_lines(self._file("mining.jsonl"))
 
+    def cameras(self) -> list[dict[str, Any]]:
+        """Return the latest record of every camera that stage 1 has done, in that order (ICSR)."""
+        lines = _read_lines(self._file("cameras.jsonl"))
+        return list({line["camera"]: line for line in lines}.values())
+
     def gan_epochs(self, name: str) -> list[dict[str, Any]]:
         """Return what the epochs of the GAN in folder `name` of `gans` recorded, in order (SLSR)."""
         return _read_lines(self.gans / name / "epochs.jsonl")
@@ -218,6 +249,10 @@ class RunFolder:
         if mining is not None:
             _append(self._file("mining.jsonl"), [{**mining, "epoch": epoch}])
         _append(self._file("metrics.jsonl"), [figures])
+
+    def record_camera(self, line: Mapping[str, Any]) -> None:
+        """Append what stage 1 took for a camera (its number under `camera`), and what came of it."""
+        _append(self._file("cameras.jsonl"), [line])
 
     def forget_from(self, epoch: int) -> None:
         """Drop the records of `epoch` and later: a resumed run makes them again."""
@@ -261,7 +296,7 @@ class RunFolder:
             ) from error
 
     def _clear(self) -> None:
-        for path in self.path.glob("evaluation_*.json"):
+        for path in (*self.path.glob("evaluation_*.json"), *self.path.glob("stacks_*.txt")):
             path.unlink()
         for name in _OWN:
             path = self._file(name)

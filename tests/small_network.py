@@ -1,7 +1,7 @@
 """A backbone of two convolutions, in place of a ResNet where a test is of what surrounds it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -30,10 +30,15 @@ def build(name: str, *, norm: NormFactory, seed: int, **chosen: Any) -> Backbone
     return Backbone(body, AveragePool(), nn.Identity(), DIMENSIONS)
 
 
-@contextmanager
-def in_use() -> Iterator[None]:
+def in_use() -> AbstractContextManager[None]:
     """Every encoder that this process makes is of this network."""
-    with mock.patch.object(backbone, "build", build):
+    return instead(backbone, "build", build)
+
+
+@contextmanager
+def instead(place: object, name: str, network: Any) -> Iterator[None]:
+    """Whoever looks `name` up at `place` finds `network`."""
+    with mock.patch.object(place, name, network):
         memory._feature_length.cache_clear()  # what is remembered is of the other network
         yield
     memory._feature_length.cache_clear()

@@ -253,7 +253,7 @@ def test_a_training_that_diverges_stops_and_reports_no_figures(attempt, tmp_path
     outcome = attempt("optimizer.learning_rate=1e30", "refine.enabled=false")
     assert outcome.status == 2
     (line,) = outcome.errors
-    assert "optimizer.learning_rate: the training has diverged" in line
+    assert "optimizer.learning_rate: the loss of epoch 1, step 2 is nan at the learning rate 1e+30" in line
     assert RunFolder(tmp_path / "run").metrics() == []
     assert not RunFolder(tmp_path / "run").model.exists()
 

@@ -31,6 +31,7 @@ COMMANDS = [
         ["evaluate"],
         ["compare"],
         ["report"],
+        ["scaling"],
         ["tables"],
     ),
     *(["data"], ["data", "synth"], ["data", "synth-check"], ["data", "prepare"], ["data", "check"]),

@@ -8,7 +8,7 @@ import torch
 from raid.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from raid.distributed.group import Group
 from raid.distributed.launch import run_workers
-from raid.extract import extract, extract_block, feature_length, filled
+from raid.extract import extract, extract_block, feature_length, filled, largest_that_fits
 from raid.models.backbone import build
 from raid.models.batch_norm import norm_factory, pending_statistics
 
@@ -208,3 +208,42 @@ def test_parts_are_not_kept_once_they_are_copied():
     assert seen[-1]() is None
     with pytest.raises(AssertionError, match="10 rows were computed, 11 wanted"):
         filled(torch.empty((11, 3)), (np.zeros((5, 3), np.float32) for _ in range(2)))
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(50, 128), (700, 512), (1024, 1024), (10**6, 2048)])
+def test_the_largest_block_that_fits_is_found(memory, expected):
+    tried = []
+
+    def run(size):
+        tried.append(size)
+        if size > memory:
+            raise torch.OutOfMemoryError
+
+    assert largest_that_fits(run, [128, 256, 512, 1024, 2048]) == expected
+    assert tried == [256, 512, 1024, 2048][: len(tried)]
+
+
+def test_another_failure_is_not_taken_for_a_full_memory():
+    def run(size):
+        raise RuntimeError("no kernel image")
+
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        largest_that_fits(run, [128, 256])
+
+
+def test_on_a_cpu_blocks_are_of_the_usual_size():
+    model, images = network(), Pixels(pixels(20).content.repeat(7, 1, 1, 1))
+    found = extracted(model, images, Group.solo(), batch_size="auto")
+    assert torch.equal(found, extracted(model, images, Group.solo(), batch_size=128))
+
+
+def test_blocks_are_gathered_once_each_in_their_order():
+    asked = []
+
+    class Watched(Pixels):
+        def gather(self, rows):
+            asked.append(rows.tolist())
+            return super().gather(rows)
+
+    extracted(network(), Watched(pixels(11).content), Group.solo())
+    assert asked == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]

@@ -183,7 +183,7 @@ def test_every_block_is_run_by_a_test_or_is_a_make_target():
 
 
 def test_every_named_file_exists():
-    named = re.findall(r"`((?:raid|jobs|tests)/[\w/.]+)`", (REPOSITORY / "README.md").read_text())
+    named = re.findall(r"`((?:raid|jobs|tests|deploy)/[\w/.]+)`", (REPOSITORY / "README.md").read_text())
     assert len(named) > 8
     for name in named:
         assert (REPOSITORY / name).exists(), name

@@ -1,10 +1,18 @@
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny
 
 from raid.config import config_hash, flatten, load
+from raid.methods import known
+from raid.methods.icsr.probe import probe_clustering, probe_training
 from raid.methods.known import METHODS, MethodConfig, config_of
+from raid.methods.mar.probe import probe as mar_probe
+from raid.methods.plan import Counts, Given
+from raid.methods.slsr.probe import probe as slsr_probe
 
 JOBS = Path(__file__).parents[1] / "jobs"
 FILES = sorted(file for method in METHODS for file in JOBS.glob(f"{method}_*.yaml"))
@@ -116,3 +124,34 @@ def test_rows_of_mar_s_table_3_differ_in_their_switches_alone(row):
     assert {key: config[key] for key in full if config[key] != full[key] and key != "run.folder"} == (
         MAR_TABLE_3[row]
     )
+
+
+MARKET = Given(Counts.shared(12_936, 6, 3_368, 15_913), identities=751)
+MSMT17 = {"source_images": 126_441, "source_people": 4_101}
+
+
+@pytest.fixture(scope="module")
+def speeds(tmp_path_factory) -> dict[str, list[Any]]:
+    """Of tiny networks, each probed once: what a plan reckons with is not what is tested here."""
+    folder = tmp_path_factory.mktemp("plans")
+    root, source = tiny.write_images(folder / "images"), tiny.write_source(folder / "source")
+    icsr, mar = tiny.config(root, folder / "icsr"), tiny.mar_config(source, root, folder / "mar")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raid.methods.icsr.probe._CLUSTER_ROWS", (500, 1500))
+        return {
+            "icsr.plan.probe_training": [probe_training(icsr, tflops=None)],
+            "icsr.plan.probe_clustering": [probe_clustering(icsr, dimensions=16, cluster_size=8)],
+            "mar.plan.probe": [mar_probe(mar, 6, 3, tflops=None)],
+            "slsr.plan.probe": [slsr_probe(tiny.slsr_config(root, folder / "slsr"), 10, tflops=None)],
+        }
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_file_is_planned(file, speeds, monkeypatch):
+    for name, (speed,) in speeds.items():
+        monkeypatch.setattr(f"raid.methods.{name}", lambda *_, speed=speed, **__: speed)
+    config = loaded(file.stem)
+    given = replace(MARKET, **MSMT17) if file.stem.startswith("mar") else MARKET
+    text, _ = known.plan(config, given, tflops=None)
+    assert "evaluate" in text
+    assert "GiB" in text

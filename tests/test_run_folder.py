@@ -38,6 +38,7 @@ def opened(
 def fill(folder: RunFolder) -> None:
     """Put everything there that a run leaves."""
     folder.record_epoch({"epoch": 0, "train/loss": 1.5}, [1.0, 2.0], {"same": [3, 4]})
+    folder.record_camera({"camera": 2, "seconds": 3.5})
     for place in (folder.local, folder.checkpoints):
         place.mkdir()
         (place / "file").write_text("x")
@@ -62,6 +63,15 @@ def test_a_new_folder_holds_the_configuration_and_its_identity(tmp_path):
     assert load(Recipe, folder.path / "config.yaml") == replace(CONFIG, salt=12)
     assert sorted(contents(folder.path)) == ["config.yaml", "run.json"]
     assert (folder.metrics(), folder.steps(), folder.mining()) == ([], [], [])
+
+
+def test_the_latest_record_of_a_camera_counts(run):
+    run.record_camera({"camera": 0, "seconds": 1.0})
+    run.record_camera({"camera": 2, "seconds": 4.5})
+    assert run.cameras() == [{"camera": 2, "seconds": 4.5}, {"camera": 0, "seconds": 1.0}]
+    with (run.path / "cameras.jsonl").open("a") as file:
+        file.write('{"camera": 1, "sec')  # a killed run
+    assert len(run.cameras()) == 2
 
 
 @pytest.mark.parametrize("how", ["resume", "fresh"])

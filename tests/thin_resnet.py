@@ -5,16 +5,14 @@ Blocks, strides, norms and options are those of the whole ones: they are built b
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
-from unittest import mock
 
+import small_network
 from torch import nn
 from torchvision.models import resnet
 
 from raid.cli import main
-from raid.methods.slsr import memory
 
 WHOLE = resnet.ResNet
 
@@ -30,13 +28,9 @@ class ThinResNet(resnet.ResNet):
         return super()._make_layer(block, planes // 8, *others, **chosen)
 
 
-@contextmanager
-def in_use() -> Iterator[None]:
+def in_use() -> AbstractContextManager[None]:
     """Every ResNet that this process makes is thin."""
-    with mock.patch.object(resnet, "ResNet", ThinResNet):
-        memory._feature_length.cache_clear()  # what is remembered is of the other network
-        yield
-    memory._feature_length.cache_clear()
+    return small_network.instead(resnet, "ResNet", ThinResNet)
 
 
 if __name__ == "__main__":

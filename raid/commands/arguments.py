@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from raid.errors import InputError
 
 if TYPE_CHECKING:
     from raid.distributed.backend import Backend
-    from raid.methods.launch import Launched
+    from raid.methods.known import MethodConfig
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -39,20 +40,22 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def backend_of(name: str, config: "Launched") -> Iterator["Backend"]:
+def backend_of(name: str, config: "MethodConfig") -> Iterator["Backend"]:
     """Give the backend of `--backend` for a run of `config`, and close it."""
     from raid.methods.launch import local_backend
 
     if name == "local":
         yield local_backend(config)
         return
-    # Read when Ray is imported: lines that look alike, such as those of the epochs, would be left out.
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     from raid.methods.on_ray import ray_backend
 
     backend = ray_backend(config)
     try:
         yield backend
+    except SystemExit as stopped:  # by SIGTERM: Ray would take longer to end than whoever sent it waits
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(stopped.code or 0))
     finally:
         backend.close()
 

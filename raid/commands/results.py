@@ -1,4 +1,4 @@
-"""`raid evaluate`, `compare`, `tables`, `report`, `track` and `register`: what becomes of a run."""
+"""`raid evaluate`, `compare`, `scaling`, `tables`, `report`, `track`, `register`: what becomes of a run."""
 
 import argparse
 from pathlib import Path
@@ -61,6 +61,34 @@ def _compare(options: argparse.Namespace) -> None:
     if options.json is not None:
         comparison.write(options.json)
     print(as_text(comparison))
+
+
+def add_scaling(commands: Commands) -> None:
+    """Add `raid scaling`."""
+    parser = commands.add_parser(
+        "scaling",
+        help="say what more workers bring, from the times of runs",
+        description="Print what an epoch took on the workers of each run, what it was spent on, the "
+        "efficiency, and T(W) = a + b/W fitted to each part (for `raid plan --from-runs`). The runs are of "
+        "one configuration and one set: with the same batch (strong scaling), or with the same batch a "
+        "worker (scale=weak). Of ICSR also how long stage 1 takes on up to 64 processes.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a run's folder")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all of it as JSON too")
+    parser.set_defaults(run=_scaling)
+
+
+def _scaling(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.methods.scaling import scaling
+    from raid.methods.scaling_text import as_markdown, as_text
+
+    log.configure()
+    found = scaling(options.folders)
+    if options.json is not None:
+        found.write(options.json)
+    print(as_markdown(found) if options.markdown else as_text(found))
 
 
 def add_tables(commands: Commands) -> None:

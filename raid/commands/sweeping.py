@@ -1,7 +1,6 @@
 """The command line of the scripts in tune/."""
 
 import argparse
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,8 +61,6 @@ def main_clustering(sweeps: "Mapping[str, Sweep]", arguments: Sequence[str] | No
 
 
 def _run(sweep: "Sweep", options: argparse.Namespace, kind: "Callable[[], Kind]") -> None:
-    # Read when Ray is imported: lines that look alike, such as those of the epochs, would be left out.
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     from raid import log
     from raid.methods.sweeps.driver import run_sweep
 

@@ -1,9 +1,14 @@
 """`raid icsr`, `mar`, `slsr`, `demo`, `plan` and `config`."""
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raid.commands.arguments import Commands, add_backend, add_configuration, backend_of, positive
 from raid.errors import InputError
+
+if TYPE_CHECKING:
+    from raid.methods.plan import Given
 
 _HELP = {
     "icsr": "train with intra-camera refinement (or its baseline, refine.enabled=false)",
@@ -73,12 +78,19 @@ def add_plan(commands: Commands) -> None:
         "plan",
         help="say how long a run will take, and how much memory, before it starts",
         description="Probe this machine for some seconds and reckon every step of the run. The images are "
-        "counted where data.root is (and source.root, for mar); with --images (for slsr, --identities too), "
-        "or --source-images and --source-people, there need be none. Exit status 2: it does not fit.",
+        "counted where data.root is (and source.root, for mar); with --set, --images (for slsr, --identities "
+        "too), or --source-images and --source-people, there need be none. --from-runs takes the times of "
+        "epochs from runs on that set, on two numbers of workers at least. Exit status 2: it does not fit.",
     )
     parser.add_argument("method", choices=[*_HELP], metavar="METHOD", help=" or ".join(_HELP))
     add_configuration(parser)
     parser.add_argument("--workers", type=positive, metavar="W", help="in place of run.workers")
+    parser.add_argument(
+        "--from-runs", nargs="+", default=[], metavar="RUN", help="folders of runs, as for raid scaling"
+    )
+    parser.add_argument(
+        "--set", choices=["market1501", "dukemtmc", "msmt17"], help="images as published, camera by camera"
+    )
     parser.add_argument("--images", type=positive, metavar="N", help="training images")
     parser.add_argument("--identities", type=positive, metavar="N", help="slsr: people on --images")
     parser.add_argument(
@@ -100,30 +112,51 @@ def _plan(options: argparse.Namespace) -> None:
     from raid import log
     from raid.config import load
     from raid.methods import known
-    from raid.methods.plan import Counts, Given
 
     log.configure()
-    overrides = list(options.overrides)
+    given = _given(options)
+    # Those that stand behind the runs.
+    overrides = [*options.overrides, *(text for text in options.from_runs if "=" in text)]
+    runs = [Path(text) for text in options.from_runs if "=" not in text]
     if options.workers:
         overrides.append(f"run.workers={options.workers}")
-    target = None
-    if options.images:
+    if given.target:
         overrides.append("data.root=not-needed")
-        target = Counts.shared(options.images, options.cameras, options.query, options.gallery)
-    elif options.query or options.gallery or options.cameras > 1 or options.identities:
-        raise InputError(
-            "--identities, --cameras, --query, --gallery: go with --images; without, the set is counted"
-        )
-    if options.identities and options.method != "slsr":
-        raise InputError(f"--identities: is for `raid plan slsr`; {options.method} knows of no identities")
     if options.source_images and options.method == "mar":
         overrides.append("source.root=not-needed")
     config = load(known.config_of(options.method), options.file, overrides)
-    given = Given(target, options.identities, options.source_images, options.source_people)
-    text, misfits = known.plan(config, given, tflops=options.tflops)
+    text, misfits = known.plan(config, given, tflops=options.tflops, runs=runs)
     print(text)
     if misfits:
         raise InputError("\n".join(f"it does not fit: {line}" for line in misfits))
+
+
+def _given(options: argparse.Namespace) -> "Given":
+    """Return what the options say of the images.
+
+    Raises:
+        InputError: they do not go together.
+    """
+    from raid.methods.plan import PUBLISHED, Counts, Given
+
+    described = options.query or options.gallery or options.cameras > 1 or options.identities
+    if not options.images and described:
+        raise InputError(
+            "--identities, --cameras, --query, --gallery: go with --images; without, the set is counted"
+        )
+    if options.set and options.images:
+        raise InputError("--set, --images: give one of both")
+    if options.from_runs and (options.set or options.images or options.source_images):
+        raise InputError("--from-runs: their times are of their own images: name these by data.root alone")
+    if options.identities and options.method != "slsr":
+        raise InputError(f"--identities: is for `raid plan slsr`; {options.method} knows of no identities")
+    target, identities = None, options.identities
+    if options.set:
+        target = Counts.published(PUBLISHED[options.set])
+        identities = PUBLISHED[options.set].splits["train"].identities
+    elif options.images:
+        target = Counts.shared(options.images, options.cameras, options.query, options.gallery)
+    return Given(target, identities, options.source_images, options.source_people)
 
 
 def add_config(commands: Commands) -> None:

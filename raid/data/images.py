@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raid.data.pixels import decode
+from raid.data.reading import READ_TIMEOUT_S, read_bytes, within
 from raid.data.samples import NUM_THREADS, OnError, Samples, content_hash, one_line, progress, skip_or_fail
 from raid.errors import InputError
 from raid.files import atomic_path
@@ -58,6 +59,7 @@ class CachedImages:
     height: int
     width: int
     samples: Samples  # all rows of the file
+    read_timeout_s: float = READ_TIMEOUT_S
 
     def __len__(self) -> int:
         return len(self.file_rows)
@@ -66,15 +68,16 @@ class CachedImages:
         """Copy the images `rows` out of the file's pages.
 
         Raises:
-            InputError: this node has neither the file nor the images.
+            InputError: this node has neither the file nor the images, or they did not come in time.
         """
         try:
             pixels = _mapped(self.file)
         except FileNotFoundError:
             shape = (len(self.samples), 3, self.height, self.width)
-            _open_cache(self.samples, self.file, shape, NUM_THREADS)
+            _open_cache(self.samples, self.file, shape, NUM_THREADS, self.read_timeout_s)
             pixels = _mapped(self.file)
-        return torch.from_numpy(pixels[self.file_rows[rows]])
+        copied = within(self.read_timeout_s, lambda: pixels[self.file_rows[rows]], str(self.file))
+        return torch.from_numpy(copied)
 
     def take(self, rows: Ints) -> "CachedImages":
         """Return the images `rows`, of the same file."""
@@ -90,6 +93,7 @@ class DecodedImages:
     height: int
     width: int
     num_threads: int
+    read_timeout_s: float = READ_TIMEOUT_S
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -98,7 +102,7 @@ class DecodedImages:
         """Decode the images `rows` in a thread pool.
 
         Raises:
-            InputError: a file is gone or cannot be decoded.
+            InputError: a file is gone, cannot be decoded, or did not come in time.
         """
         files = [self.root / self.paths[row] for row in rows]
         images = np.empty((len(files), 3, self.height, self.width), dtype=np.uint8)
@@ -113,7 +117,9 @@ class DecodedImages:
 
     def _decode(self, file: Path) -> Bytes:
         try:
-            return decode(file.read_bytes(), self.height, self.width)
+            return decode(read_bytes(file, self.read_timeout_s), self.height, self.width)
+        except InputError:
+            raise
         except Exception as error:  # damaged bytes make the decoders raise nearly anything
             raise InputError(
                 f"{file}: {one_line(error)}; mend it, or leave it out with data.on_error=skip"
@@ -129,6 +135,7 @@ def open_images(
     cache_limit_gib: float = 64.0,
     on_error: OnError = "fail",
     num_threads: int = NUM_THREADS,
+    read_timeout_s: float = READ_TIMEOUT_S,
 ) -> tuple[Samples, Images]:
     """Decode the images of `samples`, or reopen the cache of an earlier call.
 
@@ -143,6 +150,7 @@ def open_images(
         cache_limit_gib: largest cache, N * 3 * height * width bytes.
         on_error: an image that cannot be decoded stops, or is left out with a count.
         num_threads: images decoded at a time.
+        read_timeout_s: to wait for a file.
 
     Returns:
         The samples that could be decoded and their images: row i of one is row i of the other.
@@ -157,9 +165,11 @@ def open_images(
     array = cache_folder.absolute() / f"{_fingerprint(samples, height, width)}_{height}x{width}.npy"
     try:
         if cached:
-            failures = _open_cache(samples, array, shape, num_threads)
+            failures = _open_cache(samples, array, shape, num_threads, read_timeout_s)
         else:
-            failures = _verified(samples, array, shape, num_threads) if on_error == "skip" else {}
+            failures = (
+                _verified(samples, array, shape, num_threads, read_timeout_s) if on_error == "skip" else {}
+            )
     except OSError as error:
         raise InputError(f"data.cache_folder: {cache_folder}: {one_line(error)}; choose another") from error
     paths = samples.paths
@@ -167,10 +177,15 @@ def open_images(
     skip_or_fail(bad, len(samples), root=samples.root, on_error=on_error)
     images: Images = (
         CachedImages(
-            array, np.arange(len(samples)), height, width, replace(samples, root=samples.root.absolute())
+            array,
+            np.arange(len(samples)),
+            height,
+            width,
+            replace(samples, root=samples.root.absolute()),
+            read_timeout_s,
         )
         if cached
-        else DecodedImages(samples.root.absolute(), tuple(paths), height, width, num_threads)
+        else DecodedImages(samples.root.absolute(), tuple(paths), height, width, num_threads, read_timeout_s)
     )
     if not failures:
         return samples, images
@@ -184,7 +199,9 @@ def _fingerprint(samples: Samples, height: int, width: int) -> str:
     return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
 
-def _open_cache(samples: Samples, array: Path, shape: tuple[int, ...], num_threads: int) -> Failures:
+def _open_cache(
+    samples: Samples, array: Path, shape: tuple[int, ...], num_threads: int, read_timeout_s: float
+) -> Failures:
     """Return the failures that the cache records, after building it where it is not whole."""
     failures = _read_failures(array)
     if failures is not None and _is_whole(array, shape):
@@ -200,28 +217,36 @@ def _open_cache(samples: Samples, array: Path, shape: tuple[int, ...], num_threa
     # Two processes may both build: each writes its own file, and the last to finish replaces an equal one.
     with atomic_path(array) as temporary:
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        failures = _decode_all(samples, shape, pixels, num_threads)
+        failures = _decode_all(samples, shape, pixels, num_threads, read_timeout_s)
         pixels.flush()
         del pixels
         _write_failures(array, failures)
     return failures
 
 
-def _verified(samples: Samples, array: Path, shape: tuple[int, ...], num_threads: int) -> Failures:
+def _verified(
+    samples: Samples, array: Path, shape: tuple[int, ...], num_threads: int, read_timeout_s: float
+) -> Failures:
     """Return which rows cannot be decoded, from the record or by trying every one."""
     failures = _read_failures(array)
     if failures is None:
-        failures = _decode_all(samples, shape, None, num_threads)
+        failures = _decode_all(samples, shape, None, num_threads, read_timeout_s)
         _write_failures(array, failures)
     return failures
 
 
-def _decode_all(samples: Samples, shape: tuple[int, ...], pixels: Bytes | None, num_threads: int) -> Failures:
+def _decode_all(
+    samples: Samples,
+    shape: tuple[int, ...],
+    pixels: Bytes | None,
+    num_threads: int,
+    read_timeout_s: float,
+) -> Failures:
     """Decode every image, into `pixels` where given; return what is wrong with those that cannot be."""
     *_, height, width = shape
 
     def work(row: int, path: str, content: str) -> str | None:
-        data = _unchanged(samples.root / path, content)
+        data = _unchanged(samples.root / path, content, read_timeout_s)
         try:
             image = decode(data, height, width)
         except Exception as error:  # damaged bytes make the decoders raise nearly anything
@@ -237,9 +262,9 @@ def _decode_all(samples: Samples, shape: tuple[int, ...], pixels: Bytes | None, 
         return {row: reason for row, reason in zip(rows, reasons, strict=True) if reason is not None}
 
 
-def _unchanged(file: Path, content: str) -> bytes:
+def _unchanged(file: Path, content: str, read_timeout_s: float) -> bytes:
     try:
-        data = file.read_bytes()
+        data = read_bytes(file, read_timeout_s)
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}, though the manifest lists it; make it anew") from error
     if content_hash(data) != content:
@@ -266,6 +291,15 @@ def _is_whole(array: Path, shape: tuple[int, ...]) -> bool:
     except (FileNotFoundError, ValueError, EOFError):
         return False
     return bool(pixels.shape == shape and pixels.dtype == np.uint8)
+
+
+def names_of(images: Images, rows: Ints) -> list[str]:
+    """Return what people know the images `rows` by: their paths, or their rows where they have none."""
+    if isinstance(images, CachedImages):
+        return [images.samples.paths[row] for row in images.file_rows[rows]]
+    if isinstance(images, DecodedImages):
+        return [images.paths[row] for row in rows]
+    return [f"row {row}" for row in rows]
 
 
 @functools.lru_cache(maxsize=16)

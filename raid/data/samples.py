@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from raid.data.pixels import upright_size
+from raid.data.reading import read_bytes
 from raid.errors import InputError
 from raid.files import atomic_path
 
@@ -264,7 +265,7 @@ def one_line(error: BaseException) -> str:
 
 def _read_header(file: Path) -> dict[str, Any] | str:
     try:
-        data = file.read_bytes()
+        data = read_bytes(file)
     except OSError as error:
         return error.strerror or one_line(error)
     if not data:

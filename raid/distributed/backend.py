@@ -41,6 +41,8 @@ class Backend(Protocol):
 
         Raises:
             InputError: a worker raised it.
+            Stopped: a worker raised it.
+            WorkersLost: workers died; calling again starts them anew.
         """
 
 

@@ -82,20 +82,11 @@ def backward_by_groups(
     num_local = _num_groups(images, group_size)
     mean = _sum_of_groups(parts(), num_local, group) / (num_local * group.size)
     _set_gradients(parameters, mean[1:])
-    return mean[0], torch.cat(features)
-
-
-def forward_by_groups(model: nn.Module, inputs: Tensor, group_size: int) -> list[Tensor]:
-    """Return the output of every ghost group of `inputs` (B/W, ...), each with the graph of its own pass.
-
-    All graphs are kept until `backward_from_features`: the memory of the whole share, as in one pass.
-    """
-    assert _num_groups(inputs, group_size) > 0
-    return [model(rows) for rows in inputs.split(group_size)]
+    return mean[0].clone(), torch.cat(features)  # a view would keep all gradients as long as the loss is kept
 
 
 def backward_from_features(
-    model: nn.Module, outputs: Sequence[Tensor], gradients: Tensor, *, group: Group
+    model: nn.Module, outputs: Iterable[Tensor], gradients: Tensor, *, group: Group, group_size: int
 ) -> None:
     """Set every parameter's gradient to that of a loss of all features of the global batch.
 
@@ -105,17 +96,18 @@ def backward_from_features(
 
     Args:
         model: not wrapped; its parameters' gradients are replaced.
-        outputs: what `forward_by_groups` returned; their graphs are freed.
+        outputs: of every ghost group of this worker's rows, each with the graph of its own pass, which is
+            freed before the next is asked for.
         gradients: (B/W, D), of the loss of the global batch with respect to this worker's rows.
         group: the workers.
+        group_size: rows of a ghost group.
     """
     parameters = _trainable(model)
-    rows = gradients.split([len(output) for output in outputs])
     parts = (
         torch.autograd.grad(output, parameters, gradient)
-        for output, gradient in zip(outputs, rows, strict=True)
+        for output, gradient in zip(outputs, gradients.split(group_size), strict=True)
     )
-    _set_gradients(parameters, _sum_of_groups(parts, len(outputs), group))
+    _set_gradients(parameters, _sum_of_groups(parts, _num_groups(gradients, group_size), group))
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -30,6 +30,15 @@ class FanOut(Protocol):
         """Yield `function(item, *shared)` for every item, in the order of the items."""
 
 
+def depth(num_waiting: int, num_processes: int) -> int:
+    """Return how many items a process of Ray's pool has at a time, while so many wait for one.
+
+    While there are plenty, one is in waiting behind the one that is worked on, which hides the way; towards
+    the end there is none, so that nobody waits behind a long one.
+    """
+    return 2 if num_waiting > 2 * num_processes else 1
+
+
 class InProcess:
     """Runs every item in this process, one after the other."""
 

@@ -2,52 +2,52 @@
 
 import asyncio
 import itertools
-import logging
-import os
 import shutil
-import socket
+import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import ray
 import ray.train
 import torch
+import torch.distributed as dist
 from ray.actor import ActorHandle
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from raid import log, machine
 from raid.distributed.fanout import FanOut, InProcess
 from raid.distributed.group import Group
-from raid.distributed.launch import COLLECTIVE_TIMEOUT
+from raid.distributed.launch import Stopped, WorkersLost, kind_of
+from raid.distributed.ray_cluster import Device, check_outlives_job, connect, wants_gpus
+from raid.distributed.ray_metrics import show
 from raid.distributed.ray_pool import RayPool
+from raid.distributed.ray_process_group import JoinedByTheWorkers, join_process_group
 from raid.errors import InputError
 
 T = TypeVar("T")
-Device = Literal["auto", "cpu", "cuda"]
-
-_IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job
-_TRAIN_SETTINGS = {
-    # A report waits for the controller's next look at the workers (2 s by default).
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # Workers that have not started by then never will: their resources were checked before.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
-    # What workers print is printed once, not twice; nor is the watcher's harmless error line.
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Paths mean on a worker what they mean here.
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
+# How long a stage waits for room for all of its workers, and for room for as many as will do.
+_ALL_WITHIN_S = 30.0
+_SOME_WITHIN_S = 600.0
 
 
 class RayBackend:
     """A cluster that is there (`RAY_ADDRESS`, or a submitted job's), or one of this machine's own."""
 
-    def __init__(self, *, workers: int, threads: int, device: Device, pool_size: int | None) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int,
+        threads: int,
+        device: Device,
+        pool_size: int | None,
+        per_gpu: int = 1,
+        fewer: Sequence[int] = (),
+    ) -> None:
         """Say what the runs need; nothing is started yet.
 
         Args:
@@ -57,10 +57,15 @@ class RayBackend:
                 process of stage 1. This process needs none: it may be on a head without.
             pool_size: processes of the pool; None: as many as there are workers; 0: none, their work is done
                 by the worker that asks, or here (on GPUs, where this process has none, by one process).
+            per_gpu: processes in place of one where each has a GPU, which they share.
+            fewer: numbers of workers, falling, that will do when the cluster has lost some; empty: a stage
+                waits for all.
         """
+        self._counts = (workers, *fewer)
         self.workers, self.threads, self.device = workers, threads, device
         self.on_gpu = False
         self.pool_size = workers if pool_size is None else pool_size
+        self._per_gpu = per_gpu
         self._started: RayPool | None = None
         self._folder = Path()
 
@@ -85,14 +90,17 @@ class RayBackend:
 
     @contextmanager
     def pool(self, num_items: int) -> Iterator[FanOut]:
-        """Give the warm pool; on GPUs, a pool of its own that holds them until the block ends."""
+        """Give the warm pool; on GPUs, a pool of its own that holds them until the block ends.
+
+        Those that share a GPU have a context each: what one does waits for nothing that another does.
+        """
         if not self.on_gpu:
             if self._started is None:
                 torch.set_num_threads(self.threads)
             yield self._fanout
             return
-        size = min(max(1, self.pool_size), num_items)
-        pool = RayPool.start(size, threads=self.threads, gpus=1.0)
+        size = min(max(1, self.pool_size) * self._per_gpu, num_items)
+        pool = RayPool.start(size, threads=self.threads, gpus=1 / self._per_gpu)
         try:
             yield pool
         finally:
@@ -100,29 +108,24 @@ class RayBackend:
 
     def run_workers(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call `function(group, pool, *arguments)` on every worker of one `TorchTrainer`."""
+        workers = self._awaited()
         folder = self._folder / f"ray_train_{uuid.uuid4().hex[:8]}"
         folder.mkdir(parents=True)
-        # By default it would belong to the resources of a Tune trial, which have no room for it.
-        actor = ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(_Mailbox)
-        mailbox = actor.remote() if self.workers > 1 else None
         trainer = TorchTrainer(
             _loop,
             train_loop_config={
                 # In a list: a reference at the top would be fetched before the workers are there.
                 "work": [ray.put((function, self._fanout, arguments))],
-                "mailbox": mailbox,
                 "threads": self.threads,
                 "storage": folder,
+                "on_gpu": self.on_gpu,
             },
             scaling_config=ScalingConfig(
-                num_workers=self.workers,
+                num_workers=workers,
                 use_gpu=self.on_gpu,
                 resources_per_worker={"CPU": self.threads, **({"GPU": 1} if self.on_gpu else {})},
             ),
-            torch_config=TorchConfig(
-                backend="cpu:gloo,cuda:nccl" if self.on_gpu else "gloo",
-                timeout_s=int(COLLECTIVE_TIMEOUT.total_seconds()),
-            ),
+            torch_config=JoinedByTheWorkers(),
             run_config=RunConfig(
                 name="stage",
                 storage_path=str(folder),
@@ -135,10 +138,26 @@ class RayBackend:
             trainer.fit()
         except ray.train.WorkerGroupError as error:
             raise _cause(error) from None
+        except ray.train.ControllerError as error:
+            raise WorkersLost(f"the workers could not be started: {error}") from None
         finally:
-            if mailbox is not None:
-                ray.kill(mailbox)
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _awaited(self) -> int:
+        """Return how many workers there is room for: all, or fewer where all are waited for in vain.
+
+        Raises:
+            InputError: there is room for none that will do.
+        """
+        begun = time.monotonic()
+        while True:
+            have, waited = ray.cluster_resources(), time.monotonic() - begun
+            fit = [count for count in self._counts if not _lacks(have, count, self.threads, self.on_gpu)]
+            if fit and (fit[0] == self.workers or waited > _ALL_WITHIN_S):
+                return fit[0]
+            if waited > _SOME_WITHIN_S:
+                _check_resources(have, workers=self.workers, threads=self.threads, on_gpu=self.on_gpu)
+            time.sleep(1.0)
 
     def _callbacks(self) -> list[UserCallback]:
         """Return who is told of every report of the workers."""
@@ -153,72 +172,6 @@ class RayBackend:
         """Stop the pool and leave the cluster."""
         self._close_pool()
         ray.shutdown()
-
-
-def connect(num_cpus: int | None = None, *, dashboard: bool = True) -> None:
-    """Connect this process to the cluster that is there, or start one of this machine's own.
-
-    Args:
-        num_cpus: of the one that is started; None: those of the machine.
-        dashboard: of the one that is started; it takes seconds. Without, the resources of a trainer that is
-            stopped or killed are never free again: Ray Train asks it who is alive.
-    """
-    for name, value in _TRAIN_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, logging_level=logging.WARNING)
-        return
-    # What frees the resources of a trainer that was killed asks the cluster by its address, which its process
-    # has to know where there are two clusters on a machine; it takes on what the cluster is started with.
-    port = str(free_port())
-    with _environment(RAY_GCS_SERVER_PORT=port, RAY_ADDRESS=f"{ray.util.get_node_ip_address()}:{port}"):
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=dashboard,
-            logging_level=logging.WARNING,
-        )
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on, outside the range of Ray's workers."""
-    while True:
-        with socket.socket() as listener:
-            listener.bind(("", 0))
-            port = int(listener.getsockname()[1])
-        if port >= 20000:
-            return port
-
-
-def check_outlives_job(folder: Path) -> None:
-    """Refuse a run folder that goes with the submitted job that this process is of."""
-    if _IN_JOB in os.environ and not folder.is_absolute():
-        raise InputError(
-            f"run.folder: {folder} is relative, and a submitted job runs in a copy of its working "
-            "directory that goes with it; give an absolute path on storage that all nodes share"
-        )
-
-
-def wants_gpus(device: Device, have: Mapping[str, float]) -> bool:
-    """Whether the workers have a GPU each, on a cluster with these resources."""
-    return device == "cuda" or (device == "auto" and have.get("GPU", 0.0) > 0.0)
 
 
 @dataclass(frozen=True)
@@ -249,8 +202,10 @@ class TrainGroup(Group):
             raise failure
         return result  # type: ignore[no-any-return]
 
-    def report(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """Report an epoch to Ray Train."""
+    def report(self, epoch: int, figures: Mapping[str, float], run: Mapping[str, str]) -> None:
+        """Report an epoch to Ray Train, and show it in the cluster's metrics."""
+        if self.is_first:
+            show(epoch, figures, run)
         ray.train.report({**figures, "epoch": epoch})
 
 
@@ -278,11 +233,24 @@ class _Mailbox:
 def _loop(config: dict[str, Any]) -> None:
     log.configure()
     torch.set_num_threads(config["threads"])
+    join_process_group(on_gpu=config["on_gpu"])
     context = ray.train.get_context()
-    group = TrainGroup(context.get_world_rank(), context.get_world_size(), config["mailbox"])
+    group = TrainGroup(context.get_world_rank(), context.get_world_size(), _mailbox())
     _check_storage(config["storage"])
     function, pool, arguments = ray.get(config["work"][0])
     function(group, pool, *arguments)
+
+
+def _mailbox() -> ActorHandle | None:
+    """Return the mailbox of these workers, which ends with the first of them."""
+    if dist.get_world_size() == 1:
+        return None
+    handles: list[ActorHandle | None] = [None]
+    if dist.get_rank() == 0:
+        # By default it would belong to the resources of a Tune trial, which have no room for it.
+        handles[0] = ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(_Mailbox).remote()
+    dist.broadcast_object_list(handles, src=0)
+    return handles[0]
 
 
 def _check_storage(folder: Path) -> None:
@@ -300,9 +268,17 @@ def _check_storage(folder: Path) -> None:
         raise InputError(f"run.folder: node {node} cannot write to {folder.parent}: {error}") from error
 
 
+def _wanted(workers: int, threads: int, on_gpu: bool) -> dict[str, int]:
+    return {"CPU": workers * threads, **({"GPU": workers} if on_gpu else {})}
+
+
+def _lacks(have: Mapping[str, float], workers: int, threads: int, on_gpu: bool) -> bool:
+    return any(have.get(kind, 0.0) < number for kind, number in _wanted(workers, threads, on_gpu).items())
+
+
 def _check_resources(have: Mapping[str, float], *, workers: int, threads: int, on_gpu: bool) -> None:
-    wanted = {"CPU": workers * threads, **({"GPU": workers} if on_gpu else {})}
-    if all(have.get(kind, 0.0) >= number for kind, number in wanted.items()):
+    wanted = _wanted(workers, threads, on_gpu)
+    if not _lacks(have, workers, threads, on_gpu):
         return
     needs = " and ".join(f"{number} {kind}s" for kind, number in wanted.items())
     has = " and ".join(f"{have.get(kind, 0.0):g}" for kind in wanted)
@@ -315,8 +291,16 @@ def _check_resources(have: Mapping[str, float], *, workers: int, threads: int, o
 
 def _cause(error: ray.train.WorkerGroupError) -> Exception:
     """Return the failure that tells why: the others' are broken connections."""
-    causes = [getattr(failure, "cause", None) or failure for failure in error.worker_failures.values()]
-    for cause in causes:
-        if isinstance(cause, InputError):
-            return InputError(str(cause))
+    causes = {rank: getattr(found, "cause", None) or found for rank, found in error.worker_failures.items()}
+    kinds = {rank: kind_of(cause) for rank, cause in causes.items()}
+    for kind in (InputError, Stopped):
+        for rank, found in kinds.items():
+            if found is kind:
+                return kind(str(causes[rank]))
+    # Beside what their code raises, Ray has exceptions of its own for workers that are gone.
+    dead = [str(rank) for rank in sorted(causes) if type(causes[rank]).__module__.startswith("ray.")]
+    if dead:
+        return WorkersLost(f"worker {', '.join(dead)} died")
+    if RuntimeError not in kinds.values():
+        return WorkersLost("the workers have lost their connection")
     return RuntimeError(str(error))

@@ -41,7 +41,7 @@ class Memo:
             shared: put into the object store once; a reference stays what it is.
             at_most: values that are kept beside those that are made ahead and those that somebody holds.
             order: in which keys will be asked for, as far as that is known: the first two are made at once,
-                and the second next of every key that is asked for.
+                and the two that follow a key when it is asked for.
         """
         keeper = ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(_Keeper)
         stored = [value if isinstance(value, ray.ObjectRef) else ray.put(value) for value in (make, *shared)]

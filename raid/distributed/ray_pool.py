@@ -1,20 +1,25 @@
 """Independent pieces of work on warm Ray actors: a `FanOut` over a cluster."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import ray
 import torch
 from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raid import log
+from raid.distributed.fanout import depth
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 # An item that ends its process so often will do it again.
 _RETRIES = 3
+# What asks for nothing at all, Ray puts on a node by chance, whatever node is named (its scheduler looks at
+# a soft affinity only after that): so each asks for one byte of the memory that every node lends.
+_A_BYTE = 1
 
 
 class PoolProcess:
@@ -45,13 +50,11 @@ class RayPool:
         They reserve no CPU: they work while the training workers, which do, wait for them.
         """
         actor = ray.remote(
-            num_cpus=0,
-            num_gpus=gpus,
-            scheduling_strategy="SPREAD",
-            max_restarts=-1,
-            max_task_retries=_RETRIES,
+            num_cpus=0, num_gpus=gpus, memory=_A_BYTE, max_restarts=-1, max_task_retries=_RETRIES
         )(PoolProcess)
-        processes = [actor.remote(threads) for _ in range(size)]
+        # GPUs are reserved, and so Ray knows where some are left.
+        strategies = ["SPREAD"] * size if gpus else [_on(node) for node in spread(size, _cpus())]
+        processes = [actor.options(scheduling_strategy=how).remote(threads) for how in strategies]
         ray.get([process.ready.remote() for process in processes])
         return RayPool(processes)
 
@@ -62,8 +65,8 @@ class RayPool:
     def map(self, function: Callable[..., R], items: Iterable[Any], *shared: Any) -> Iterator[R]:
         """Yield `function(item, *shared)` in the order of the items.
 
-        The next item goes to the process that is free first. While there are plenty, a process has one in
-        waiting, which hides the way; towards the end it has not, so that nobody waits behind a long one.
+        The next item goes to the process that is free first; `depth` says how many each has.
+        `raid.methods.makespan` foretells what comes of it.
         """
         references = [ray.put(function), *(_reference(value) for value in shared)]
         waiting = deque(enumerate(items))
@@ -72,7 +75,7 @@ class RayPool:
         done: dict[int, ray.ObjectRef] = {}
         following = 0
         while waiting or running:
-            while waiting and min(load) < self._depth(len(waiting)):
+            while waiting and min(load) < depth(len(waiting), len(load)):
                 process = load.index(min(load))
                 number, item = waiting.popleft()
                 task = self._processes[process].run.remote(references[0], item, *references[1:])
@@ -91,13 +94,32 @@ class RayPool:
         calls = [process.run.remote(_without_item, None, function) for process in self._processes]
         return cast(list[R], ray.get(calls))
 
-    def _depth(self, num_waiting: int) -> int:
-        return 2 if num_waiting > 2 * len(self._processes) else 1
-
     def close(self) -> None:
         """Stop the processes."""
         for process in self._processes:
             ray.kill(process)
+
+
+def spread(size: int, cpus: Mapping[str, float]) -> list[str]:
+    """Return the node of each process, in proportion to the nodes' CPUs; none on one without.
+
+    Ray places what reserves nothing wherever its turn is, on a head that lends no CPU too.
+    """
+    load = dict.fromkeys(sorted(node for node, count in cpus.items() if count > 0), 0)
+    chosen = []
+    for _ in range(size):
+        node = max(load, key=lambda node: cpus[node] / (load[node] + 1))
+        load[node] += 1
+        chosen.append(node)
+    return chosen
+
+
+def _cpus() -> dict[str, float]:
+    return {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]}
+
+
+def _on(node: str) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node, soft=True)  # elsewhere, when it is lost
 
 
 def _reference(value: Any) -> ray.ObjectRef:

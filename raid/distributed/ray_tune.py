@@ -24,13 +24,8 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from raid import log
-from raid.distributed.ray_backend import (
-    Device,
-    RayBackend,
-    check_outlives_job,
-    connect,
-    wants_gpus,
-)
+from raid.distributed.ray_backend import RayBackend
+from raid.distributed.ray_cluster import Device, check_outlives_job, connect, wants_gpus
 
 Mode: TypeAlias = Literal["max", "min"]
 # What Tune sees of a trial: the objective, and the epochs after which it is of that value.
@@ -77,6 +72,7 @@ class JoinedBackend(RayBackend):
         threads: int,
         device: Device,
         pool_size: int | None,
+        per_gpu: int,
         objective: str,
         shares: int,
     ) -> None:
@@ -87,10 +83,13 @@ class JoinedBackend(RayBackend):
             threads: of each.
             device: of the workers.
             pool_size: processes of the pool.
+            per_gpu: of them, where they have one.
             objective: figure of an epoch that Tune is told.
             shares: trials that may be on a machine at the same time, and share its memory.
         """
-        super().__init__(workers=workers, threads=threads, device=device, pool_size=pool_size)
+        super().__init__(
+            workers=workers, threads=threads, device=device, pool_size=pool_size, per_gpu=per_gpu
+        )
         self._objective, self._shares = objective, shares
 
     def memory_bytes(self) -> int:

@@ -1,5 +1,7 @@
 """ClusterNCE and its memory of cluster centroids (ICSR eq. 3 and 4; Cluster-Contrast)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -54,6 +56,27 @@ def cluster_centroids(features: Tensor, labels: Tensor) -> Tensor:
     return functional.normalize(sums / counts[:, None], dim=1)
 
 
+@dataclass(frozen=True)
+class Visits:
+    """The clusters of a batch's rows, and the order in which the memory takes them.
+
+    Made on the host, where the batch is drawn: an update on a GPU then waits for nobody.
+
+    Attributes:
+        targets: (B,) int64.
+        order: (B,) int64, the rows: the first of every cluster, then the second of those that have one...
+        sizes: rows of each of these turns.
+    """
+
+    targets: Tensor
+    order: Tensor
+    sizes: tuple[int, ...]
+
+    def to(self, device: torch.device) -> "Visits":
+        """Return them on `device`."""
+        return Visits(self.targets.to(device), self.order.to(device), self.sizes)
+
+
 class ClusterMemory:
     """Centroids that follow the features of each batch (eq. 4, with the release's renormalisation).
 
@@ -68,8 +91,25 @@ class ClusterMemory:
         self.centroids = centroids.detach().clone()
         self.momentum = momentum
 
+    def visits(self, targets: Tensor) -> Visits:
+        """Return what `update` needs to know of a batch's clusters.
+
+        Args:
+            targets: (B,) int64, 0..K-1, on the CPU.
+
+        Raises:
+            ValueError: targets outside 0..K-1, or of another shape.
+        """
+        if targets.ndim != 1:
+            raise ValueError(f"need (B,), got {tuple(targets.shape)}")
+        if len(targets) and (int(targets.min()) < 0 or int(targets.max()) >= len(self.centroids)):
+            raise ValueError(f"targets must be 0 to {len(self.centroids) - 1}")
+        occurrence = _occurrence(targets)
+        order = torch.argsort(occurrence, stable=True)
+        return Visits(targets, order, tuple(torch.bincount(occurrence).tolist()))
+
     @torch.no_grad()
-    def update(self, features: Tensor, targets: Tensor) -> None:
+    def update(self, features: Tensor, visits: Visits) -> None:
         """Move the centroids towards a batch: u_y <- m u_y + (1 - m) x, then u_y <- u_y / ||u_y||.
 
         Row after row: with a small m the last sample of a cluster counts most, so the order inside a
@@ -77,24 +117,21 @@ class ClusterMemory:
 
         Args:
             features: (B, D); normalised here, as the release hands its memory unit rows.
-            targets: (B,) int64, 0..K-1.
+            visits: of the batch, on the memory's device.
 
         Raises:
-            ValueError: targets outside 0..K-1, or shapes that do not fit.
+            ValueError: shapes that do not fit.
         """
-        if features.ndim != 2 or targets.shape != features.shape[:1]:
-            raise ValueError(f"need (B, D) and (B,), got {tuple(features.shape)} and {tuple(targets.shape)}")
-        if len(targets) == 0:
-            return
-        if int(targets.min()) < 0 or int(targets.max()) >= len(self.centroids):
-            raise ValueError(f"targets must be 0 to {len(self.centroids) - 1}")
-        rows = functional.normalize(features.to(self.centroids.dtype), dim=1)
-        # The r-th rows of all clusters touch different centroids: one vectorised step for each r.
-        occurrence = _occurrence(targets)
-        for turn in range(int(occurrence.max()) + 1):
-            now = occurrence == turn
-            mixed = self.momentum * self.centroids[targets[now]] + (1 - self.momentum) * rows[now]
-            self.centroids[targets[now]] = functional.normalize(mixed, dim=1)
+        if features.ndim != 2 or visits.targets.shape != features.shape[:1]:
+            raise ValueError(
+                f"need (B, D) and (B,), got {tuple(features.shape)} and {tuple(visits.targets.shape)}"
+            )
+        samples = functional.normalize(features.to(self.centroids.dtype), dim=1)
+        # The rows of a turn touch different centroids: one vectorised step.
+        for rows in visits.order.split(visits.sizes):
+            clusters = visits.targets[rows]
+            mixed = self.momentum * self.centroids[clusters] + (1 - self.momentum) * samples[rows]
+            self.centroids[clusters] = functional.normalize(mixed, dim=1)
 
 
 def _occurrence(targets: Tensor) -> Tensor:

@@ -1,13 +1,26 @@
 """Cross-view consistency: images of every camera have multilabels of the same distribution (MAR eq. 5, 6)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 
+def by_view(views: Tensor) -> tuple[Tensor, ...]:
+    """Return the rows of each view that has two samples at least, by rising view, each (b,) int64.
+
+    Made on the host, where the batch is drawn: how many views there are, and how many rows each has, no GPU
+    need be asked.
+
+    Args:
+        views: (B,) cameras, any numbers, on the CPU.
+    """
+    found = ((views == view).nonzero()[:, 0] for view in torch.unique(views))
+    return tuple(rows for rows in found if len(rows) >= 2)
+
+
 def cross_view_loss(
-    log_multilabels: Tensor, views: Tensor, centre: "CrossViewCentre", *, form: str
+    log_multilabels: Tensor, views: Sequence[Tensor], centre: "CrossViewCentre", *, form: str
 ) -> Tensor:
     """Compute L_CML: how far each view's mean and deviation of log y are from the whole set's (eq. 6).
 
@@ -20,7 +33,7 @@ def cross_view_loss(
 
     Args:
         log_multilabels: (B, P) log y, the natural logarithm, float32 at least.
-        views: (B,) cameras, any numbers.
+        views: the rows of each, see `by_view`, on the device.
         centre: mu and sigma, already updated with this batch: the release compares with the centre after.
         form: `released` or `paper`.
 
@@ -61,8 +74,10 @@ class CrossViewCentre:
         self.momentum = momentum
 
     @classmethod
-    def of_images(cls, log_multilabels: Tensor, views: Tensor, *, momentum: float) -> "CrossViewCentre":
-        """Return the centre of all target images, from their (N, P) log y and (N,) views.
+    def of_images(
+        cls, log_multilabels: Tensor, views: Sequence[Tensor], *, momentum: float
+    ) -> "CrossViewCentre":
+        """Return the centre of all target images, from their (N, P) log y and the rows of each view.
 
         Raises:
             ValueError: no view has two images.
@@ -74,7 +89,7 @@ class CrossViewCentre:
             raise ValueError("no camera has two images: there is no deviation to compare")
         return cls(*found, momentum=momentum)
 
-    def update(self, log_multilabels: Tensor, views: Tensor) -> None:
+    def update(self, log_multilabels: Tensor, views: Sequence[Tensor]) -> None:
         """Move towards a batch, c <- (1 - a) c + a * (its mean over views), before its loss is computed.
 
         All workers give all rows of the global batch. A batch in which no view has two samples changes
@@ -82,7 +97,7 @@ class CrossViewCentre:
 
         Args:
             log_multilabels: (B, P); no gradient is kept.
-            views: (B,).
+            views: the rows of each, see `by_view`.
         """
         found = _centre(log_multilabels, views)
         if found is not None:
@@ -100,7 +115,7 @@ class CrossViewCentre:
 
 
 @torch.no_grad()
-def _centre(log_multilabels: Tensor, views: Tensor) -> tuple[Tensor, Tensor] | None:
+def _centre(log_multilabels: Tensor, views: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
     """Return the means over views of the views' means and deviations; None without a view of two samples."""
     moments = list(_moments(log_multilabels, views))
     if not moments:
@@ -109,12 +124,11 @@ def _centre(log_multilabels: Tensor, views: Tensor) -> tuple[Tensor, Tensor] | N
     return torch.stack(means).mean(dim=0), torch.stack(deviations).mean(dim=0)
 
 
-def _moments(log_multilabels: Tensor, views: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield mean and unbiased deviation, (P,) each, of the views of at least two samples, by rising view.
+def _moments(log_multilabels: Tensor, views: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield mean and unbiased deviation, (P,) each, view by view.
 
     Where all samples are equal the deviation is 0, and torch's gradient of it too.
     """
-    for view in torch.unique(views):
-        rows = log_multilabels[views == view]
-        if len(rows) >= 2:
-            yield rows.mean(dim=0), rows.std(dim=0)
+    for view in views:
+        rows = log_multilabels[view]
+        yield rows.mean(dim=0), rows.std(dim=0)

@@ -25,15 +25,15 @@ class MinedPairs:
         rows: (K, 2) int64, the pairs' rows in the batch, nearest first.
         scores: (K,) their agreement (or similarity, where the features are the guide).
         positive: (K,) bool; the others are hard negatives.
-        threshold: what the scores were compared with.
-        reached: the K-th largest score of all pairs of the batch, which the threshold follows.
+        threshold: (), what the scores were compared with.
+        reached: (), the K-th largest score of all pairs of the batch, which the threshold follows.
     """
 
     rows: Tensor
     scores: Tensor
     positive: Tensor
-    threshold: float
-    reached: float
+    threshold: Tensor
+    reached: Tensor
 
     @property
     def num_positives(self) -> int:
@@ -47,7 +47,7 @@ class MinedPairs:
 
 
 def mine_by_agreement(
-    features: Tensor, multilabels: Tensor, threshold: float, *, ratio: float, form: str
+    features: Tensor, multilabels: Tensor, threshold: Tensor, *, ratio: float, form: str
 ) -> MinedPairs:
     """Split the most similar pairs by the agreement of their multilabels (eq. 3).
 
@@ -57,7 +57,7 @@ def mine_by_agreement(
     Args:
         features: (B, D), at least two rows.
         multilabels: (B, P) rows of the memory, on the features' device: not those of this batch alone.
-        threshold: T.
+        threshold: T, (), on the features' device.
         ratio: share of similar pairs, .005 in MAR.
         form: `released` or `paper`.
 
@@ -69,7 +69,7 @@ def mine_by_agreement(
     pairs = similar_pairs(features, ratio)
     agreements = pair_agreements(multilabels)
     scores = agreements[pairs]
-    reached = float(agreements.topk(len(pairs)).values[-1])
+    reached = agreements.topk(len(pairs)).values[-1]
     rows = rows_of_pairs(pairs, len(features))
     return MinedPairs(rows, scores, _above(scores, threshold, form), threshold, reached)
 
@@ -85,8 +85,8 @@ def mine_by_feature(features: Tensor, *, ratio: float, form: str) -> MinedPairs:
     kind = torch.promote_types(features.dtype, torch.float32)
     left, right = features.detach().to(kind)[rows].unbind(dim=1)
     scores = (left * right).sum(dim=1)
-    threshold = float(scores.quantile(0.5))
-    return MinedPairs(rows, scores, _above(scores, threshold, form), threshold, float(scores.min()))
+    threshold = scores.quantile(0.5)
+    return MinedPairs(rows, scores, _above(scores, threshold, form), threshold, scores.min())
 
 
 def discriminative_loss(features: Tensor, mined: MinedPairs) -> Tensor:
@@ -108,19 +108,35 @@ def discriminative_loss(features: Tensor, mined: MinedPairs) -> Tensor:
     kind = torch.promote_types(features.dtype, torch.float32)
     left, right = features.to(kind)[mined.rows].unbind(dim=1)
     distances = (left - right).square().sum(dim=1)
-    log_p = _log_mean_exp(-distances[mined.positive], if_none=1)
-    log_n = _log_mean_exp(-distances[~mined.positive], if_none=_NO_NEGATIVES)
+    log_p = _log_mean_exp(-distances, mined.positive, if_none=1)
+    log_n = _log_mean_exp(-distances, ~mined.positive, if_none=_NO_NEGATIVES)
     return functional.softplus(log_n - log_p)  # log(1 + N / P)
 
 
-def next_threshold(mined: MinedPairs, momentum: float) -> float:
+def next_threshold(mined: MinedPairs, momentum: float) -> Tensor:
     """Return the threshold of the next step: T <- (1 - m) T + m * the K-th largest agreement of the batch.
 
     Args:
         mined: by agreement, with T.
         momentum: m, share of the batch: .1 in MAR.
     """
-    return (1 - momentum) * mined.threshold + momentum * mined.reached
+    return (1 - momentum) * mined.threshold + momentum * mined.reached.to(mined.threshold.dtype)
+
+
+def check_rows(rows: Tensor, num_images: int) -> None:
+    """Look through the rows of a batch where it is drawn: of a GPU's tensor each look would be a wait.
+
+    Args:
+        rows: (B,) int64, each once: a pair of an image with itself is at distance 0 and would be mined.
+        num_images: N.
+
+    Raises:
+        ValueError: rows outside 0..N-1, or one that is there twice.
+    """
+    if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= num_images):
+        raise ValueError(f"rows must be 0 to {num_images - 1}")
+    if len(torch.unique(rows)) < len(rows):
+        raise ValueError("an image is twice in the batch")
 
 
 class MultilabelMemory:
@@ -153,24 +169,17 @@ class MultilabelMemory:
         """Store the multilabels of a batch: y itself at an image's first visit, then (1 - m) old + m y.
 
         Args:
-            rows: (B,) int64, the images' rows in the table, each once: a pair of an image with itself is at
-                distance 0 and would be mined.
+            rows: (B,) int64, the images' rows in the table, as `check_rows` wants them.
             multilabels: (B, P); no gradient is kept.
 
         Raises:
-            ValueError: shapes that do not fit, rows that are not in the table, or one that is there twice.
+            ValueError: shapes that do not fit.
         """
         if rows.ndim != 1 or multilabels.shape != (len(rows), self.table.shape[1]):
             raise ValueError(
                 f"need (B,) and (B, {self.table.shape[1]}), got {tuple(rows.shape)} and "
                 f"{tuple(multilabels.shape)}"
             )
-        if len(rows) == 0:
-            return
-        if int(rows.min()) < 0 or int(rows.max()) >= len(self.table):
-            raise ValueError(f"rows must be 0 to {len(self.table) - 1}")
-        if len(torch.unique(rows)) < len(rows):
-            raise ValueError("an image is twice in the batch")
         new, old = multilabels.to(self.table.dtype), self.table[rows]
         mixed = (1 - self.momentum) * old + self.momentum * new
         self.table[rows] = torch.where(self.visited[rows, None], mixed, new)
@@ -186,14 +195,16 @@ class MultilabelMemory:
         self.visited.copy_(state["visited"])
 
 
-def _above(scores: Tensor, threshold: float, form: str) -> Tensor:
+def _above(scores: Tensor, threshold: Tensor, form: str) -> Tensor:
     if form not in ("released", "paper"):
         raise ValueError(f"form must be 'released' or 'paper', got {form!r}")
     return scores >= threshold if form == "paper" else scores > threshold
 
 
-def _log_mean_exp(values: Tensor, if_none: float) -> Tensor:
-    """Return log(mean(exp(values))), or log(`if_none`)."""
-    if len(values) == 0:
-        return values.sum() + math.log(if_none)
-    return torch.logsumexp(values, dim=0) - math.log(len(values))
+def _log_mean_exp(values: Tensor, chosen: Tensor, if_none: float) -> Tensor:
+    """Return log(mean(exp(values))) over those that are chosen, or log(`if_none`), without asking which."""
+    number = chosen.sum()
+    some = number > 0
+    # Where none is chosen the sum is over all, to have a finite gradient: of which nothing is taken.
+    of_chosen = torch.logsumexp(values.masked_fill(~chosen & some, -torch.inf), dim=0)
+    return torch.where(some, of_chosen - number.clamp(min=1).to(values.dtype).log(), math.log(if_none))

@@ -35,7 +35,14 @@ NUM_SPLITS = {"cuhk03": 20, "viper": 10}  # layouts whose test images are drawn 
 _OF_ONE_SET = ("dukemtmc", "msmt17", "cuhk03", "viper")  # layouts that no other set is unpacked in
 _ALL_SPLITS = "data.split_number=all"
 # What stays of the training's section data when the set is another one.
-_OF_THE_MODEL = ("data.height", "data.width", "data.on_error", "data.cache_folder", "data.cache_limit_gib")
+_OF_THE_MODEL = (
+    "data.height",
+    "data.width",
+    "data.on_error",
+    "data.cache_folder",
+    "data.cache_limit_gib",
+    "data.read_timeout_s",
+)
 
 
 def evaluate_checkpoint(

@@ -175,4 +175,5 @@ def open_part(part: Samples, data: Data) -> tuple[Samples, Images]:
         cache_folder=data.cache_folder,
         cache_limit_gib=data.cache_limit_gib,
         on_error=data.on_error,
+        read_timeout_s=data.read_timeout_s,
     )

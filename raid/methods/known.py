@@ -1,5 +1,8 @@
 """The methods by their names: what a command is told, and what a run folder or a model says it is of."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeAlias
 
 from raid.distributed.backend import Backend
@@ -8,11 +11,13 @@ from raid.methods.icsr import demo as icsr_demo
 from raid.methods.icsr import plan as icsr_plan
 from raid.methods.icsr import recipe as icsr
 from raid.methods.icsr.config import IcsrConfig
+from raid.methods.inputs import load_samples
 from raid.methods.mar import demo as mar_demo
 from raid.methods.mar import plan as mar_plan
 from raid.methods.mar import recipe as mar
 from raid.methods.mar.config import MarConfig
-from raid.methods.plan import Given
+from raid.methods.measured_plan import scaling_for
+from raid.methods.plan import Given, counts_in
 from raid.methods.slsr import demo as slsr_demo
 from raid.methods.slsr import plan as slsr_plan
 from raid.methods.slsr import recipe as slsr
@@ -67,13 +72,37 @@ def render_people(config: MethodConfig) -> None:
         slsr_demo.render_people(config)
 
 
-def plan(config: MethodConfig, given: Given, *, tflops: float | None) -> tuple[str, list[str]]:
-    """Return what a run of `config` will take, and what of it does not fit; see its method's `plan_run`."""
+def plan(
+    config: MethodConfig, given: Given, *, tflops: float | None, runs: Sequence[Path] = ()
+) -> tuple[str, list[str]]:
+    """Return what a run of `config` will take, and what of it does not fit; see its method's `plan_run`.
+
+    Args:
+        config: of the run.
+        given: of its images.
+        tflops: see there.
+        runs: folders of runs on the same images, whose times are taken; none: those of a probe.
+
+    Raises:
+        InputError: see there; or the runs are not of this configuration and these images.
+    """
+    if runs:
+        given = _with_runs(config, given, runs)
     if isinstance(config, IcsrConfig):
         return icsr_plan.plan_run(config, given, tflops=tflops)
     if isinstance(config, MarConfig):
         return mar_plan.plan_run(config, given, tflops=tflops)
     return slsr_plan.plan_run(config, given, tflops=tflops)
+
+
+def _with_runs(config: MethodConfig, given: Given, runs: Sequence[Path]) -> Given:
+    """Add the times of runs on the images of `config`, and their counts, which are known by then."""
+    samples = load_samples(config.data)
+    method = next(name for name in METHODS if isinstance(config, config_of(name)))
+    scaling = scaling_for(runs, method, config, {"data.root": samples.fingerprint()})
+    # SLSR leaves images out.
+    target = None if isinstance(config, SlsrConfig) else counts_in(samples, config.data)
+    return replace(given, target=target, scaling=scaling)
 
 
 def epochs(config: MethodConfig) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from raid.errors import InputError
+from raid.methods.divergence import check_weights
 from raid.methods.encoder import Encoder
 from raid.models.batch_norm import pending_statistics, update_running_statistics
 
@@ -40,14 +40,14 @@ class Networks:
         encoder, group = self.encoder, self.encoder.group
         self.optimizer.zero_grad()
         self.beside.train()
-        parts = encoder.forward_batch(inputs)
-        features = group.gather_rows(torch.cat(parts).detach()).requires_grad_()
+        mine, backward = encoder.forward_batch(inputs)
+        features = group.gather_rows(mine, equal=True).requires_grad_()
         loss = loss_of(features)
         trained = [parameter for parameter in self.beside.parameters() if parameter.requires_grad]
         gradient, *others = torch.autograd.grad(
             loss, [features, *trained], allow_unused=True, materialize_grads=True
         )
-        encoder.backward_batch(parts, gradient[group.slice(len(features))])
+        backward(gradient[group.slice(len(features))])
         for parameter, of_parameter in zip(trained, others, strict=True):
             parameter.grad = of_parameter
         self.optimizer.step()
@@ -59,14 +59,9 @@ class Networks:
         self.encoder.assert_lockstep(*self.beside.state_dict().values())
 
     def check_weights(self, epoch: int, step: int, path: str) -> None:
-        """Stop a training that has diverged before its weights take the place of some that are of use.
-
-        Raises:
-            InputError: they are not finite; names the field `path` of the learning rate.
-        """
-        values = (*self.encoder.model.state_dict().values(), *self.beside.state_dict().values())
-        if not all(bool(torch.isfinite(value).all()) for value in values):
-            raise _diverged(path, f"the weights after epoch {epoch + 1}, step {step + 1} are not finite")
+        """Stop a training that has diverged; see `divergence.check_weights`."""
+        values = [*self.encoder.model.state_dict().values(), *self.beside.state_dict().values()]
+        check_weights(values, epoch=epoch, step=step, path=path)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -89,23 +84,6 @@ class Networks:
             update_running_statistics(self.beside, statistics)
 
 
-def check_loss(loss: Tensor, epoch: int, step: int, path: str) -> None:
-    """Stop a training that has diverged before it goes on with numbers that are none.
-
-    Raises:
-        InputError: the loss is not finite; names the field `path` of the learning rate.
-    """
-    if not bool(torch.isfinite(loss)):
-        raise _diverged(path, f"the loss of epoch {epoch + 1}, step {step + 1} is {float(loss)}")
-
-
 def on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a copy of a state dict on the CPU."""
     return {key: value.cpu().clone() for key, value in state.items()}
-
-
-def _diverged(path: str, what: str) -> InputError:
-    return InputError(
-        f"{path}: {what}: the training has diverged; lower it (a smaller batch needs a smaller one), or "
-        "start from weights that fit"
-    )

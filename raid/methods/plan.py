@@ -5,20 +5,28 @@ workers: a guide to a factor of two, not a promise. Memory is what the algorithm
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from raid import machine
+from raid.data import counts as published
 from raid.data.samples import Samples
 from raid.errors import InputError
 from raid.methods.inputs import load_samples
 from raid.methods.probe import EncoderSpeed
+from raid.methods.scaling import Scaling
 from raid.methods.sections import Data
 
 _GIB = 2**30
+PUBLISHED = {
+    "market1501": published.MARKET1501,
+    "dukemtmc": published.DUKEMTMC,
+    "msmt17": published.MSMT17,
+}
+PROBED = "times are a probe's, scaled: good to a factor of two."
 _RANKED_ROWS = 512  # queries of a block
 
 
@@ -36,6 +44,12 @@ class Counts:
         return sum(self.cameras)
 
     @staticmethod
+    def published(numbers: published.Counts) -> "Counts":
+        """Return those of a set as it was published."""
+        query, gallery = (numbers.splits[split].images or 0 for split in ("query", "gallery"))
+        return Counts(numbers.train_images, query, gallery)
+
+    @staticmethod
     def shared(images: int, cameras: int, query: int, gallery: int) -> "Counts":
         """Return the counts of a set whose cameras have equally many training images, give or take one."""
         share, rest = divmod(images, cameras)
@@ -44,12 +58,21 @@ class Counts:
 
 @dataclass(frozen=True)
 class Given:
-    """What is said of the sets of a run, which need not be there then; None: they are counted."""
+    """What is known of a run beforehand.
+
+    Attributes:
+        target: images of the set, which need not be there then; None: they are counted.
+        identities: of the target's training images.
+        source_images: MAR's.
+        source_people: on them.
+        scaling: what other runs took; None: times are a probe's.
+    """
 
     target: Counts | None = None
-    identities: int | None = None  # of the target's training images
+    identities: int | None = None
     source_images: int | None = None
     source_people: int | None = None
+    scaling: Scaling | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +90,9 @@ class Step:
         on_gpu: whether that is a GPU's memory.
         dense: bytes that the published, dense way would need for it; 0: it is not of that kind.
         advice: what would make it fit into so many bytes, in words; empty where nothing is known.
+        span: "stage/group" of what a run records of it (`raid.methods.scaled_runs`); "cameras": a line each.
+        images: that it trains on, each time.
+        measured: whether its times are those of runs.
     """
 
     name: str
@@ -79,6 +105,9 @@ class Step:
     on_gpu: bool = False
     dense: float = 0.0
     advice: Callable[[float], str] = lambda available: ""
+    span: str = ""
+    images: int = 0
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,10 +117,12 @@ class Plan:
     Attributes:
         steps: in their order.
         disk: bytes of the decoded images, on every node.
+        times: where its times come from, in words.
     """
 
     steps: tuple[Step, ...]
     disk: float
+    times: tuple[str, ...] = (PROBED.capitalize(),)
 
     @property
     def elapsed(self) -> float:
@@ -142,14 +173,6 @@ def repeated(seconds: float, times: int) -> tuple[float, int, float]:
     return seconds, times, seconds * times
 
 
-def longest_first(seconds: Sequence[float], processes: int) -> float:
-    """Return when the last of the items ends, each given to the process that is free first."""
-    ends = [0.0] * processes
-    for item in sorted(seconds, reverse=True):
-        ends[ends.index(min(ends))] += item
-    return max(ends)
-
-
 def training(
     name: str,
     seconds: float,
@@ -159,8 +182,10 @@ def training(
     memory: float,
     on_gpu: bool,
     advice: Callable[[float], str],
+    stage: str,
+    images: int,
 ) -> Step:
-    """Return the epochs of a stage, of each of which one worker takes `memory` bytes."""
+    """Return the epochs of a stage, each of so many images, of which one worker takes `memory` bytes."""
     return Step(
         name,
         *repeated(seconds, epochs),
@@ -169,6 +194,8 @@ def training(
         together=workers * memory,
         on_gpu=on_gpu,
         advice=advice,
+        span=f"{stage}/train",
+        images=images,
     )
 
 
@@ -176,7 +203,8 @@ def extraction(num_images: int, times: int, encoder: EncoderSpeed, workers: int)
     """Return the extraction of a training set's features."""
     seconds = num_images * encoder.extract / workers
     memory = encoder.weights + feature_bytes(num_images, encoder)  # all of them, on every worker
-    return Step("extract", *repeated(seconds, times), workers, memory, together=workers * memory)
+    together = workers * memory
+    return Step("extract", *repeated(seconds, times), workers, memory, together, span="training/extract")
 
 
 def evaluation(
@@ -208,6 +236,7 @@ def evaluation(
         features + ranked,
         together=workers * features + ranked,
         dense=4.0 * counts.query * counts.gallery,
+        span="training/evaluate",
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from raid import machine
 from raid.methods.launch import Launched
+from raid.methods.makespan import enough, makespans
 from raid.methods.plan import Counts, Plan
 from raid.methods.probe import EncoderSpeed
 from raid.methods.sections import Data
@@ -51,8 +52,9 @@ def describe_plan(
         f"{'':<20}{'one takes':>12}{'times':>8}{'together':>12}{'memory':>12}{'dense way':>14}",
     ]
     for step in plan.steps:
+        name = step.name + "*" * step.measured
         lines.append(
-            f"{step.name:<20}{time_text(step.seconds):>12}{step.times:>8}{time_text(step.elapsed):>12}"
+            f"{name:<20}{time_text(step.seconds):>12}{step.times:>8}{time_text(step.elapsed):>12}"
             f"{size_text(step.memory):>12}{size_text(step.dense):>14}"
         )
     kind = "CPU" if encoder.device == "cpu" else "GPU"
@@ -65,10 +67,34 @@ def describe_plan(
             f"the run        {time_text(plan.elapsed)}, {plan.device_hours:,.1f} {kind} hours",
             f"memory         {size_text(plan.memory)} in all processes together{_machines(plan)}{on_gpu}",
             f"disk           {disk}",
-            "Times are a probe's, scaled: good to a factor of two. Memory is above that of the libraries, "
-            "about 0.5 GiB a process.",
+            *plan.times,
+            "Memory is above that of the libraries, about 0.5 GiB a process.",
         ]
     )
+
+
+def describe_makespans(seconds: Sequence[float], what: str) -> list[str]:
+    """Return how long stage 1 takes on more and more processes, as a table.
+
+    Args:
+        seconds: of each camera, in the order in which they are handed out.
+        what: the line above the table, about the seconds.
+    """
+    found = makespans(seconds)
+    rows = {
+        "processes": [str(each.processes) for each in found],
+        "takes": [time_text(each.seconds) for each in found],
+        "at least": [time_text(each.bound) for each in found],
+    }
+    lines = [f"  {name:<12}{''.join(f'{cell:>10}' for cell in cells)}" for name, cells in rows.items()]
+    return [what, *lines, f"  {describe_enough(seconds)}"]
+
+
+def describe_enough(seconds: Sequence[float]) -> str:
+    """Return how many processes are as fast as any number, in words."""
+    number, longest = enough(seconds), time_text(max(seconds))
+    processes = "1 process is" if number == 1 else f"{number} processes are"
+    return f"{processes} as fast as any number: one camera takes {longest}"
 
 
 def describe_disk(sets: Sequence[float], data: Data) -> str:

@@ -13,9 +13,10 @@ from raid import extract
 from raid.data.images import Images
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
-from raid.extract import Kind, extract_block, filled
+from raid.extract import Kind, block_size, extract_block, filled
 from raid.methods.encoder import Encoder, EncoderSettings, build_model, finite
 from raid.models.backbone import Backbone
+from raid.models.inference import for_evaluation
 from raid.ops.neighbors import Block, row_blocks
 
 
@@ -98,13 +99,13 @@ def extract_on_pool(
     """
     weights = {key: value.cpu() for key, value in model.state_dict().items()}
     job = fanout.share(PoolExtraction(settings, weights, uuid.uuid4().hex, images, kind, flip))
-    blocks = row_blocks(len(images), settings.numerics.extract_batch)
+    blocks = row_blocks(len(images), block_size(settings.numerics.extract_batch))
     length = extract.feature_length(model, kind, images.height, images.width)
     rows = torch.empty((len(images), length), dtype=settings.dtype)
     return filled(rows, fanout.map(_extract, blocks, job))
 
 
-_loaded: dict[str, Backbone] = {}  # the latest weights that this process has seen
+_loaded: dict[str, Backbone] = {}  # by the latest weights that this process has seen
 
 
 def _extract(block: Block, job: PoolExtraction) -> NDArray[np.floating]:
@@ -114,7 +115,7 @@ def _extract(block: Block, job: PoolExtraction) -> NDArray[np.floating]:
         model = build_model(job.settings, Group.solo()).to(device=device, dtype=job.settings.dtype)
         model.load_state_dict(job.weights)
         _loaded.clear()
-        _loaded[job.version] = model
+        _loaded[job.version] = for_evaluation(model)
     features = extract_block(
         _loaded[job.version],
         job.images,

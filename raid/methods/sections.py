@@ -10,8 +10,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from raid.config import Schema
 from raid.data.augment import Augmentation
+from raid.data.reading import READ_TIMEOUT_S
 from raid.data.statistics import IMAGENET, Statistics
-from raid.models.backbone import BackboneName, PoolName
+from raid.models.backbone import Autocast, BackboneName, PoolName
 from raid.protocols import Options
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -96,6 +97,9 @@ class Data(ImageSet):
     width: Annotated[PositiveInt, "image width in pixels"] = 128
     cache_folder: Annotated[Path, "folder of the decoded-image cache"] = Path("runs/cache")
     cache_limit_gib: Annotated[NonNegativeFloat, "a larger set is decoded on the fly"] = 64.0
+    read_timeout_s: Annotated[PositiveFloat, "a file that does not come in so many seconds stops the run"] = (
+        READ_TIMEOUT_S
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,6 +323,11 @@ class Pool(Schema):
         NonNegativeInt | None,
         "processes; null: as many as run.workers; 0: none, the worker (or the driver) does their work itself",
     ] = None
+    per_gpu: Annotated[
+        PositiveInt,
+        "processes in place of one where each holds a GPU (cameras of stage 1, GANs of clusters): so many "
+        "share it, and its memory; small networks leave most of a GPU idle",
+    ] = 1
 
     def processes(self, workers: int) -> int:
         """Return how many processes share the pool's work in a run of so many workers."""
@@ -330,12 +339,45 @@ class Numerics(Schema):
     """What decides the last bits of a result."""
 
     dtype: Annotated[Literal["float32", "float64"], "of the model"] = "float32"
+    autocast: Annotated[
+        Autocast,
+        "bfloat16: convolutions compute in it, in training and extraction; weights, statistics of norms, "
+        "losses and features stay of the dtype; auto: on GPUs (on most CPUs it is far slower)",
+    ] = "auto"
     reproducible: Annotated[
         Literal["batched", "exact"],
         "exact: equal bit for bit on any number of workers (CPU, ghost batch norm, about 1.3 times the time)",
     ] = "batched"
+    micro_batch: Annotated[
+        PositiveInt | None,
+        "images of a worker's share of a batch that pass through the network at once, in whole ghost groups; "
+        "the gradients of its passes are added up, and the result is the same; null: all of the share",
+    ] = None
     threads: Annotated[PositiveInt, "CPU threads of one worker"] = 1
-    extract_batch: Annotated[PositiveInt, "images of one block of feature extraction"] = 128
+    extract_batch: Annotated[
+        PositiveInt | Literal["auto"],
+        "images of one block of feature extraction; auto: 128, on a GPU the most that fit (tried "
+        "up to 2048); another number changes the last bits of a feature",
+    ] = "auto"
+
+    def pass_size(self, num_rows: int, model: Model) -> int:
+        """Return how many of a worker's rows pass through the network at once, one ghost group at least."""
+        if self.micro_batch is None:
+            return num_rows
+        return min(max(1, self.micro_batch // model.ghost_size) * model.ghost_size, num_rows)
+
+    def problems_with(self, model: Model) -> Iterator[tuple[str, str]]:
+        """Yield (path, message) of what the batch norm of a stage makes impossible."""
+        if self.reproducible == "exact" and model.batch_norm != "ghost":
+            yield "numerics.reproducible", "exact needs model.batch_norm=ghost"
+        if self.autocast == "bfloat16" and (self.dtype == "float64" or self.reproducible == "exact"):
+            yield "numerics.autocast", "bfloat16 is for float32 models that are not exact: use auto or none"
+        if self.micro_batch and model.batch_norm != "ghost":
+            yield (
+                "numerics.micro_batch",
+                f"batch norm ({model.batch_norm}) sees all images of a worker at once: use "
+                "model.batch_norm=ghost, or no micro-batches",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,4 +399,22 @@ class Run(Schema):
     checkpoint_steps: Annotated[
         NonNegativeInt, "training steps between checkpoints inside an epoch; 0: one at every epoch's end"
     ] = 0
+    checkpoint_minutes: Annotated[
+        NonNegativeFloat, "of training between checkpoints inside an epoch, beside checkpoint_steps; 0: none"
+    ] = 15.0
+    step_timeout_s: Annotated[
+        NonNegativeFloat,
+        "a training step that takes longer ends its workers, who leave their stacks behind; 0: none does",
+    ] = 1800.0
+    min_workers: Annotated[
+        PositiveInt | None,
+        "workers that will do after others are lost, if the cluster gets no others; null: all of them",
+    ] = None
+    retries: Annotated[
+        NonNegativeInt,
+        "times that workers which die are started again, without reaching a checkpoint between",
+    ] = 3
     keep_checkpoints: Annotated[PositiveInt, "latest checkpoints kept"] = 2
+    profile: Annotated[
+        bool, "a trace of a few training steps, and a page of what they are made of, in the folder's profile/"
+    ] = False

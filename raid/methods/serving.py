@@ -15,7 +15,7 @@ from raid.data.pixels import decode
 from raid.data.samples import NUM_THREADS, one_line
 from raid.distributed.group import Group
 from raid.errors import InputError
-from raid.extract import extract
+from raid.extract import block_size, extract
 from raid.methods.encoder import device_of
 from raid.methods.trained import Trained
 
@@ -95,7 +95,7 @@ class Served:
             self._model,
             EncodedImages(tuple(files), self._config.data.height, self._config.data.width),
             group=Group.solo(),
-            batch_size=self._config.numerics.extract_batch,
+            batch_size=block_size(self._config.numerics.extract_batch),  # no request tries a GPU's memory
             augmentation=self._settings.augmentation,
             device=self._device,
             dtype=self._settings.dtype,

@@ -18,10 +18,15 @@ from raid.distributed import checkpoint
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.evaluate import RetrievalSet
+from raid.methods.divergence import LossCheck
 from raid.methods.epoch_evaluation import evaluated
-from raid.methods.networks import Networks, check_loss
+from raid.methods.networks import Networks
+from raid.methods.profiling import profiled
+from raid.methods.saving import Saving
 from raid.methods.sections import Evaluate, Extract, Run
+from raid.methods.stalls import watched
 from raid.run_folder import RunFolder
+from raid.spans import pace
 
 Ints = NDArray[np.int64]
 Figures = dict[str, float]
@@ -33,6 +38,7 @@ SPANS = (
     "initialise",
     "train",
     "data_wait",
+    "collective",
     "evaluate",
     "checkpoint",
 )
@@ -41,6 +47,10 @@ logger = logging.getLogger(__name__)
 
 class StagedConfig(Protocol):
     """The sections of a configuration that the epochs of a stage look at."""
+
+    @property
+    def method(self) -> str:
+        """By its name."""
 
     @property
     def seed(self) -> int:
@@ -122,6 +132,10 @@ class Stage(Protocol):
         """Of an epoch."""
 
     @property
+    def batch_size(self) -> int:
+        """Images of a step, of all workers."""
+
+    @property
     def is_last(self) -> bool:
         """Whether it is evaluated between its epochs too; the others are after their last alone."""
 
@@ -152,19 +166,19 @@ def train_stage(worker: Worker[Job], stage: Stage, progress: Progress) -> None:
     while progress.epoch < stage.epochs.stop:
         epoch = progress.epoch
         first_step = progress.step
-        with spans("train"):
+        with stage.networks.encoder.training_time():
             _train(worker, stage, progress)
         means = {name: float(torch.stack(values).mean()) for name, values in progress.parts.items()}
         figures, details = stage.end_epoch(epoch, means)
         figures["train/learning_rate"] = stage.rate(epoch, 0)
         figures |= _evaluation(worker, stage, epoch)
         figures |= progress.before | spans.take()
-        figures["time/step_s"] = figures["time/train_s"] / max(1, progress.step - first_step)
+        figures |= pace(figures, progress.step - first_step, stage.batch_size)
         if worker.group.is_first:
             losses = torch.stack(progress.parts["loss"]).tolist()
             worker.job.folder.record_epoch({"epoch": epoch, **figures}, losses, details)
             _log_epoch(config, stage, epoch, figures)
-        worker.group.report(epoch, figures)
+        worker.group.report(epoch, figures, {"run": worker.job.folder.name, "method": config.method})
         progress.epoch, progress.step, progress.parts, progress.before = epoch + 1, 0, {}, {}
         with spans("checkpoint"):
             save(worker, stage, progress)
@@ -227,6 +241,7 @@ def restore(networks: Networks, progress: Progress, state: dict[str, Any]) -> No
 def _train(worker: Worker[Job], stage: Stage, progress: Progress) -> None:
     """Train the steps of an epoch that are still to come."""
     epoch, run = progress.epoch, worker.job.config.run
+    saving = Saving(worker.group, run, worker.job.folder)
     bar = tqdm(
         range(progress.step, stage.num_steps),
         f"{stage.name} {epoch - stage.epochs.start + 1}/{len(stage.epochs)}",
@@ -236,18 +251,28 @@ def _train(worker: Worker[Job], stage: Stage, progress: Progress) -> None:
         leave=False,
         disable=None if worker.group.is_first else True,  # None: shown on a terminal only
     )
-    for step in bar:
-        stage.networks.set_learning_rate(stage.rate(epoch, step))
-        found = stage.step(epoch, step)
-        check_loss(found["loss"], epoch, step, stage.rate_path)
-        for name, value in found.items():
-            progress.parts.setdefault(name, []).append(value)
-        progress.step = step + 1
-        is_due = run.checkpoint_steps > 0 and progress.step % run.checkpoint_steps == 0
-        if is_due or progress.step == stage.num_steps:
-            stage.networks.check_weights(epoch, step, stage.rate_path)
-        if is_due:
-            save(worker, stage, progress)
+    check = LossCheck(stage.networks.encoder, worker.job.folder, stage.rate_path)
+    steps, images = stage.num_steps - progress.step, stage.batch_size // worker.group.size
+    profiling = profiled(run, worker.job.folder, worker.group, worker.device, num_steps=steps, images=images)
+    name = f"worker_{worker.group.rank}"
+    with watched(worker.job.folder.path, name, run.step_timeout_s) as beat, profiling as stepped:
+        for step in bar:
+            rate = stage.rate(epoch, step)
+            stage.networks.set_learning_rate(rate)
+            found = stage.step(epoch, step)
+            check.see(found["loss"], epoch=epoch, step=step, rate=rate)
+            for name, value in found.items():
+                progress.parts.setdefault(name, []).append(value)
+            progress.step = step + 1
+            is_due = saving.due(progress.step)
+            if is_due or progress.step == stage.num_steps:
+                check.settle()
+                stage.networks.check_weights(epoch, step, stage.rate_path)
+            if is_due:
+                save(worker, stage, progress)
+                saving.done()
+            beat()
+            stepped()
     stage.networks.assert_lockstep()
 
 

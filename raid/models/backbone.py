@@ -16,6 +16,7 @@ from raid.models.batch_norm import NormFactory
 
 BackboneName = Literal["resnet10", "resnet18", "resnet50", "resnet18_ibn_a", "resnet50_ibn_a", "densenet121"]
 PoolName = Literal["gem", "average"]
+Autocast = Literal["auto", "none", "bfloat16"]
 
 _STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 
@@ -64,18 +65,32 @@ class Backbone(nn.Module):
         num_features: D.
         unit_features: False: in training the rows are left as they are, for a classifier of raw features.
             In evaluation they are unit rows whatever it says. No part of the state dict.
+        autocast: whether convolutions compute in bfloat16; auto: on GPUs. All that follows the maps is of
+            the images' dtype.
     """
 
-    def __init__(self, body: nn.Sequential, pool: nn.Module, neck: nn.Module, num_features: int) -> None:
+    def __init__(
+        self,
+        body: nn.Sequential,
+        pool: nn.Module,
+        neck: nn.Module,
+        num_features: int,
+        autocast: Autocast = "none",
+    ) -> None:
         super().__init__()
+        self.autocast = autocast
         self.body, self.pool, self.neck = body, pool, neck
         self.num_features = num_features
         self.unit_features = True
 
     def maps(self, images: Tensor) -> Tensor:
         """Return the last convolution's maps (B, C, h, w), after their ReLU unless it was left out."""
-        maps: Tensor = self.body(images)
-        return maps
+        half = self.autocast == "bfloat16" or (self.autocast == "auto" and images.is_cuda)
+        # Not of float64: who asks for that wants all digits.
+        enabled = half and images.dtype == torch.float32
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=enabled):
+            maps: Tensor = self.body(images)
+        return maps.to(images.dtype)
 
     def pooled(self, images: Tensor) -> Tensor:
         """Return features (B, D) of any length: the pooled maps, after the neck."""
@@ -97,6 +112,7 @@ def build(
     pool: PoolName = "gem",
     neck: bool = True,
     final_relu: bool = True,
+    autocast: Autocast = "none",
 ) -> Backbone:
     """Build a randomly initialised backbone; the same seed gives the same weights.
 
@@ -110,6 +126,7 @@ def build(
         pool: `gem` or `average`.
         neck: batch normalisation of the pooled features.
         final_relu: whether the last map is what a ReLU leaves, as in the published classifiers.
+        autocast: see `Backbone`.
 
     Raises:
         ValueError: an unknown name, or GeM without the final ReLU: it would lose all that is negative.
@@ -123,7 +140,8 @@ def build(
         make = _densenet if name == "densenet121" else _resnet
         body, num_features = make(name, norm, last_stride, final_relu)
     pooling = GeM() if pool == "gem" else AveragePool()
-    return Backbone(body, pooling, _neck(num_features, norm) if neck else nn.Identity(), num_features)
+    necking = _neck(num_features, norm) if neck else nn.Identity()
+    return Backbone(body, pooling, necking, num_features, autocast)
 
 
 def _resnet(

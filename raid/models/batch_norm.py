@@ -91,16 +91,17 @@ class SyncBatchNorm(BatchNorm):
 
     def normalise_batch(self, rows: Tensor) -> Tensor:
         """Normalise in two passes over the workers: the mean, then the centred squares."""
+        wide = rows.to(self.weight.dtype)  # of a GPU's autocast they are narrow, and sums of them are not
         dims = [0, *range(2, rows.dim())]
         shape = [1, -1] + [1] * (rows.dim() - 2)
-        local = torch.full((1,), rows.numel() / rows.shape[1], dtype=rows.dtype, device=rows.device)
+        local = torch.full((1,), rows.numel() / rows.shape[1], dtype=wide.dtype, device=rows.device)
         count = self.all_reduce_sum(local)
-        mean = self.all_reduce_sum(rows.sum(dims)) / count
-        centred = rows - mean.view(shape)
+        mean = self.all_reduce_sum(wide.sum(dims)) / count
+        centred = wide - mean.view(shape)
         variance = self.all_reduce_sum(centred.square().sum(dims)) / count
         self.update(mean.detach(), variance.detach() * (count / (count - 1)))
         scale = torch.rsqrt(variance + self.eps) * self.weight
-        return centred * scale.view(shape) + self.bias.view(shape)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(rows.dtype)
 
 
 def norm_factory(mode: str, *, group_size: int, all_reduce_sum: AllReduceSum) -> NormFactory:

@@ -15,6 +15,7 @@ from raid.report.pictures import TrainingSets
 from raid.report.reading import Epoch, is_finite, records
 from raid.report.slsr_records import SlsrRecords
 from raid.run_folder import RunFolder
+from raid.spans import NOT_STAGES, PART_OF
 
 METHODS = ("icsr", "mar", "slsr")
 _ALARMED = ("cluster/num", "cluster/largest", "cluster/size_max", "cluster/coverage")
@@ -119,8 +120,8 @@ class Run:
         """Seconds of every epoch by the name of the stage, none counted twice."""
         keys = list(dict.fromkeys(key for epoch in self.epochs for key in epoch if key.startswith("time/")))
         stages = {key.removeprefix("time/").removesuffix("_s"): dict(self.points(key)) for key in keys}
-        stages = {name: seconds for name, seconds in stages.items() if name not in _NOT_STAGES and seconds}
-        for part, whole in _PART_OF.items():
+        stages = {name: seconds for name, seconds in stages.items() if name not in NOT_STAGES and seconds}
+        for part, whole in PART_OF.items():
             for epoch, seconds in stages.get(part, {}).items():
                 if epoch in stages.get(whole, {}):
                     stages[whole][epoch] = max(0.0, stages[whole][epoch] - seconds)
@@ -142,11 +143,6 @@ class Run:
             largest = epoch["cluster/largest"]
             num_images = round(epoch["cluster/size_max"] / largest) if largest > 0 else 0
             yield from alarms(epoch, num_images)
-
-
-# Measured inside another stage, or not a stage at all.
-_PART_OF = {"data_wait": "train"}
-_NOT_STAGES = ("step", "epoch", "total")
 
 
 def _fits(record: Record, retrieval: RetrievalSet) -> bool:

@@ -22,6 +22,8 @@ FILES = (
     "local_labels.parquet",
     "generated.json",
     "gans/*/epochs.jsonl",
+    "profile/summary.txt",
+    "profile/trace.json.gz",
     "report.html",
 )
 # Pictures, sent when they appear: hours of GANs are watched by them.

@@ -16,6 +16,8 @@ from raid.tracking.record import Closed, Record, now_ms
 # How long the end of a run may take for MLflow's sake: a cold start (import, new database) takes 2 to 12
 # seconds, and sending an epoch and the files less than one; a server that needs longer may need for ever.
 END_WAIT_S = 10.0
+# Of a run that is killed: whoever sent SIGTERM expects it to be gone in a moment.
+KILLED_WAIT_S = 1.3
 # Between looks at the folder, which cost a stat: nobody watches an epoch's figures more closely.
 POLL_S = 1.0
 # Between attempts while MLflow does not take anything, doubled every time; at the end somebody waits for it.
@@ -64,14 +66,16 @@ class Follower:
 
         Args:
             outcome: of the run.
-            wait_s: for how long it is tried again; None: it is tried once, and waited for END_WAIT_S.
+            wait_s: for how long it is tried again; None: it is tried once, and waited for END_WAIT_S, or
+                KILLED_WAIT_S.
         """
+        once_s = KILLED_WAIT_S if outcome == "KILLED" else END_WAIT_S
         try:
             with self._record.changing():
                 self._record.outcome, self._record.ended_ms = outcome, now_ms()
             self._give_up_at = time.monotonic() + (wait_s or 0.0)
             self._ending.set()
-            self._thread.join(END_WAIT_S if wait_s is None else wait_s)
+            self._thread.join(once_s if wait_s is None else wait_s)
             if not self._complete:
                 logger.warning(
                     "tracking: %s has not all of this run; `raid track sync %s` sends the rest",

@@ -124,13 +124,11 @@ def bench_clustering_sweep_on_tune(num_rows: int, threads: int) -> dict[str, Any
         for place in _ALONE:
             before = time.perf_counter()
             with ThreadPoolExecutor(at_once) as several:
-                list(
-                    several.map(
-                        lambda _, at: _alone(file, num_rows, trials[at], threads),
-                        range(at_once),
-                        [place] * at_once,
-                    )
-                )
+                runs = [
+                    several.submit(_alone, file, num_rows, trials[place], threads) for _ in range(at_once)
+                ]
+                for run in runs:
+                    run.result()
             alone.append((time.perf_counter() - before) / at_once)
         matrix = _matrix_gib(np.load(file, mmap_mode="r"), trials[-1])
         done = SweepFolder(folder / "sweep").trials()

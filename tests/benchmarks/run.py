@@ -31,12 +31,15 @@ def paths() -> dict[str, Any]:
     from benchmarks import (
         paths_checkouts,
         paths_clustering,
+        paths_epoch,
         paths_large,
         paths_multilabel,
         paths_neighbors,
         paths_ranking,
         paths_step,
         paths_sweep,
+        paths_throughput,
+        paths_training,
         peers,
     )
 
@@ -49,6 +52,9 @@ def paths() -> dict[str, Any]:
         paths_sweep,
         paths_large,
         paths_multilabel,
+        paths_throughput,
+        paths_training,
+        paths_epoch,
         paths_checkouts,
     ):
         found |= {name: path for name, path in vars(module).items() if name.startswith("bench_")}

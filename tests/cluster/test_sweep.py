@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from sweeping import options
 
 from raid.config import to_yaml
-from raid.distributed.ray_backend import connect
+from raid.distributed.ray_cluster import connect
 from raid.errors import InputError
 from raid.methods.sweeps.definition import MAP, SILHOUETTE, Sweep
 from raid.methods.sweeps.driver import run_sweep

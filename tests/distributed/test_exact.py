@@ -9,7 +9,6 @@ from raid.distributed.exact import (
     TreeSum,
     backward_by_groups,
     backward_from_features,
-    forward_by_groups,
 )
 from raid.distributed.group import Group
 from raid.distributed.launch import run_workers
@@ -127,11 +126,11 @@ def whole_batch_step(group, num_groups, dtype=torch.float32):
     """What `backward_from_features` leaves on this worker for a loss of all pairs of the batch."""
     model, images, _, _ = problem(num_groups, dtype)
     mine = group.slice(len(images))
-    outputs = forward_by_groups(model, images[mine], GROUP_SIZE)
+    outputs = [model(rows) for rows in images[mine].split(GROUP_SIZE)]
     features = group.gather_rows(torch.cat(outputs).detach()).requires_grad_()
     loss = loss_of_pairs(features)
     (gradients,) = torch.autograd.grad(loss, features)
-    backward_from_features(model, outputs, gradients[mine], group=group)
+    backward_from_features(model, outputs, gradients[mine], group=group, group_size=GROUP_SIZE)
     found = {f"gradient of {name}": value.grad for name, value in model.named_parameters()}
     statistics = group.gather_rows(pending_statistics(model))
     return {**found, "loss": loss.detach(), "features": features.detach(), "statistics": statistics}
@@ -186,28 +185,19 @@ def test_a_loss_of_the_whole_batch_has_the_plain_gradient():
             assert gradient is None
 
 
-def test_the_outputs_of_the_groups_are_those_of_the_batch():
-    model, images, _, _ = problem(3, torch.float64)
-    outputs = forward_by_groups(model, images, GROUP_SIZE)
-    assert [len(output) for output in outputs] == [GROUP_SIZE] * 3
-    assert all(output.requires_grad for output in outputs)
-    torch.testing.assert_close(torch.cat(outputs), model(images), rtol=1e-12, atol=1e-12)
-    with pytest.raises(AssertionError, match="5 rows are not whole groups of 2"):
-        forward_by_groups(model, images[:5], GROUP_SIZE)
-
-
 def test_gradients_from_features_are_replaced_and_fit_the_outputs():
     model, images, _, _ = problem(2, torch.float32)
-    ones, solo = torch.ones(4, 8), Group.solo()
+    backward = partial(backward_from_features, model, group=Group.solo(), group_size=GROUP_SIZE)
     grads = []
     for _ in range(2):
-        backward_from_features(model, forward_by_groups(model, images, GROUP_SIZE), ones, group=solo)
+        backward((model(rows) for rows in images.split(GROUP_SIZE)), torch.ones(4, 8))
         grads.append(model[0].weight.grad)
     assert torch.equal(*grads)
-    for gradients in (ones[:3], torch.ones(6, 8)):
-        outputs = forward_by_groups(model, images, GROUP_SIZE)
-        with pytest.raises(RuntimeError, match="split_with_sizes"):
-            backward_from_features(model, outputs, gradients, group=solo)
+    outputs = [model(rows) for rows in images.split(GROUP_SIZE)]
+    with pytest.raises(AssertionError, match="3 rows are not whole groups of 2"):
+        backward(outputs, torch.ones(3, 8))
+    with pytest.raises(ValueError, match="longer"):
+        backward(outputs, torch.ones(6, 8))
 
 
 def test_gradients_are_replaced_and_not_added_to():

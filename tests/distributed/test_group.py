@@ -1,5 +1,7 @@
 """The collectives, on real gloo processes: one start of the workers computes what many tests look at."""
 
+import pickle
+import time
 from functools import partial
 
 import numpy as np
@@ -16,6 +18,7 @@ from raid.models.batch_norm import SyncBatchNorm
 SIZES = (2, 4)
 COUNTS = (3, 0, 5, 1)  # rows of each worker
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}
+LATE = 0.3  # seconds that the last worker lets the others wait
 
 
 def seeded(shape, seed, dtype=torch.float64):
@@ -52,6 +55,7 @@ def gather(group):
         "int64": group.gather_rows(torch.arange(COUNTS[group.rank]) + 100 * group.rank),
         "maps": group.gather_rows(mine[:, :, None, None].expand(-1, -1, 2, 3)),
         "nothing": group.gather_rows(rows[:0]),
+        "equal": group.gather_rows(torch.full((2, 3), group.rank), equal=True),
     }
 
 
@@ -156,6 +160,32 @@ def buffers(group):
     return model[1].running_mean
 
 
+def clock(group):
+    """Return the seconds that the clock counts of each kind of collective, whose last worker is late."""
+    value = seeded((3, 2), seed=8).requires_grad_()
+    total = group.all_reduce_sum(value)
+    parallel = group.data_parallel(network(nn.Tanh()))
+
+    def counted(collective):
+        group.barrier()
+        before = group.clock.seconds()
+        if group.rank == group.size - 1:
+            time.sleep(LATE)
+        collective()
+        return group.clock.seconds() - before
+
+    return {
+        "gather": counted(lambda: group.gather_rows(value.detach())),
+        "reduce": counted(lambda: group.all_reduce_sum(value.detach())),
+        "its backward": counted(lambda: total.sum().backward()),
+        "broadcast": counted(lambda: group.broadcast(value.detach(), source=group.size - 1)),
+        "gradients": counted(lambda: parallel(unequal(2)[0]).sum().backward()),
+        "no gradients": counted(lambda: parallel(unequal(2)[0])),
+        "once": counted(lambda: group.once(lambda: None)),
+        "barrier": counted(group.barrier),
+    }
+
+
 CHECKS = {
     "gather": gather,
     "gather_gradient": gather_gradient,
@@ -168,6 +198,7 @@ CHECKS = {
     "sync_norm_maps": partial(sync_norm, shape=(8, 3, 4, 2)),
     "sync_network": sync_network,
     "buffers": buffers,
+    "clock": clock,
     "threads": lambda group: torch.get_num_threads(),
     "position": lambda group: (group.rank, group.size, group.is_first),
 }
@@ -202,6 +233,7 @@ def test_gather_rows_concatenates_unequal_counts_in_rank_order(results):
         assert found["int64"].tolist() == numbers
         assert torch.equal(found["maps"], rows[:, :, None, None].expand(-1, -1, 2, 3))
         assert found["nothing"].shape == (0, 5)
+        assert found["equal"][:, 0].tolist() == [rank for rank in range(len(results)) for _ in range(2)]
     assert slices[1] == slice(3, 3)  # one of them is empty
 
 
@@ -279,6 +311,14 @@ def test_data_parallel_leaves_the_buffers_alone(results):
         assert torch.equal(found["buffers"], torch.full((4,), 10.0 * rank))
 
 
+def test_the_clock_counts_what_the_others_wait_for_in_collectives_of_tensors(results):
+    for found in (worker["clock"] for worker in results[:-1]):
+        for name in ("gather", "reduce", "its backward", "broadcast", "gradients"):
+            assert 0.7 * LATE < found[name] < 20, name
+        for name in ("no gradients", "once", "barrier"):
+            assert found[name] == 0.0, name
+
+
 def test_shares_cover_everything_once_and_evenly():
     for size in (1, 2, 3, 4, 7, 16):
         for count in (0, 1, 2, 3, 5, 16, 17, 100, 12936):
@@ -303,3 +343,13 @@ def test_a_solo_group_does_nothing():
     with pytest.raises(ZeroDivisionError):
         group.once(lambda: 1 // 0)
     assert not dist.is_initialized()  # it needed no process group
+    assert group.clock.seconds() == 0.0
+
+
+def test_the_clock_is_no_part_of_who_a_worker_is():
+    group = Group.solo()
+    with group.clock(torch.device("cpu")):
+        time.sleep(0.01)
+    assert group.clock.seconds() >= 0.01
+    assert group == Group.solo()
+    assert pickle.loads(pickle.dumps(group)).clock.seconds() == 0.0  # another process has its own

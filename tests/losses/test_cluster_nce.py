@@ -47,7 +47,7 @@ def test_golden_values_of_the_release():
     assert loss.item() == pytest.approx(13.391199, abs=1e-6)
     assert queries.grad.norm().item() == pytest.approx(11.505969, abs=1e-6)
     memory = ClusterMemory(centroids, momentum=0.1)
-    memory.update(queries, targets)
+    memory.update(queries, memory.visits(targets))
     expected = [0.46019667, 0.21271722, -0.46419373, -0.18245474]
     np.testing.assert_allclose(memory.centroids[0, :4], expected, atol=1e-7)
 
@@ -60,7 +60,7 @@ def test_golden_values_hold_for_queries_of_any_length():
     targets = torch.tensor([0, 0, 3, 4])
     assert cluster_nce(queries, centroids, targets, 0.05).item() == pytest.approx(13.391199, abs=1e-6)
     memory = ClusterMemory(centroids, momentum=0.1)
-    memory.update(queries, targets)
+    memory.update(queries, memory.visits(targets))
     assert memory.centroids[0, 0].item() == pytest.approx(0.46019667, abs=1e-7)
 
 
@@ -91,7 +91,7 @@ def test_no_gradient_reaches_the_centroids():
     cluster_nce(queries.requires_grad_(), centroids, targets, 0.1).backward()
     assert centroids.grad is None
     memory = ClusterMemory(centroids, momentum=0.1)
-    memory.update(queries, targets)
+    memory.update(queries, memory.visits(targets))
     assert not memory.centroids.requires_grad
 
 
@@ -119,7 +119,7 @@ def test_half_precision_queries_and_autocast_do_not_lower_the_precision():
 def test_update_is_bitwise_the_loop(dtype, momentum, rows, clusters, dim):
     features, centroids, targets = random_batch(rows, clusters, dim, seed=rows, dtype=dtype)
     memory = ClusterMemory(centroids, momentum=momentum)
-    memory.update(features, targets)
+    memory.update(features, memory.visits(targets))
     assert torch.equal(memory.centroids, plain_update(centroids, features, targets, momentum))
     assert memory.centroids.dtype == dtype
 
@@ -128,7 +128,7 @@ def test_update_keeps_rows_unit_and_untouched_clusters_alone():
     features, centroids, _ = random_batch(20, 9, 16, seed=5)
     targets = torch.arange(20) % 4
     memory = ClusterMemory(centroids, momentum=0.1)
-    memory.update(features, targets)
+    memory.update(features, memory.visits(targets))
     torch.testing.assert_close(memory.centroids.norm(dim=1), torch.ones(9, dtype=torch.float64))
     assert torch.equal(memory.centroids[4:], centroids[4:])
     # The memory owns its copy.
@@ -139,9 +139,9 @@ def test_update_depends_on_the_order_inside_a_cluster_only():
     features, centroids, targets = random_batch(40, 5, 8, seed=6)
     by_cluster = torch.sort(targets, stable=True).indices
     one, other, turned = (ClusterMemory(centroids, momentum=0.1) for _ in range(3))
-    one.update(features, targets)
-    other.update(features[by_cluster], targets[by_cluster])
-    turned.update(features.flip(0), targets.flip(0))
+    one.update(features, one.visits(targets))
+    other.update(features[by_cluster], other.visits(targets[by_cluster]))
+    turned.update(features.flip(0), turned.visits(targets.flip(0)))
     assert torch.equal(one.centroids, other.centroids)
     assert not torch.allclose(one.centroids, turned.centroids)
 
@@ -149,11 +149,11 @@ def test_update_depends_on_the_order_inside_a_cluster_only():
 def test_update_with_bad_or_no_rows():
     _, centroids, _ = random_batch(1, 3, 4, seed=7)
     memory = ClusterMemory(centroids, momentum=0.1)
-    memory.update(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
+    memory.update(torch.empty(0, 4), memory.visits(torch.empty(0, dtype=torch.int64)))
     assert torch.equal(memory.centroids, centroids)
     for targets in ([-1, 0], [0, 3], [0]):
         with pytest.raises(ValueError, match=r"targets|need"):
-            memory.update(torch.ones(2, 4), torch.tensor(targets))
+            memory.update(torch.ones(2, 4), memory.visits(torch.tensor(targets)))
     with pytest.raises(ValueError, match="momentum"):
         ClusterMemory(centroids, momentum=1.1)
 

@@ -10,6 +10,7 @@ from mar_inputs import assert_same, unit_rows, value_and_gradients
 from raid.losses.discriminative import (
     MinedPairs,
     MultilabelMemory,
+    check_rows,
     discriminative_loss,
     mine_by_agreement,
     mine_by_feature,
@@ -27,6 +28,10 @@ def example(rows=16, seed=0, dtype=torch.float64):
 
 def agreement(one, other):
     return 1 - sum(abs(a - b) for a, b in zip(one.tolist(), other.tolist(), strict=True)) / 2
+
+
+def of(threshold):
+    return torch.tensor(threshold, dtype=torch.float64)
 
 
 def plain_loss(features, multilabels, threshold, ratio, form):
@@ -57,7 +62,7 @@ def test_golden_values():
     memory.update(torch.arange(24), soft_multilabels(inputs.target, inputs.agents, 30))
     threshold = agreement_quantile(memory.table.numpy(), 0.05)
     assert threshold == pytest.approx(0.69952226, abs=1e-7)
-    mined = mine_by_agreement(inputs.target, memory.table, threshold, ratio=0.05, form="released")
+    mined = mine_by_agreement(inputs.target, memory.table, of(threshold), ratio=0.05, form="released")
     assert (len(mined.rows), mined.num_positives, mined.num_negatives) == (13, 1, 12)
     assert discriminative_loss(inputs.target, mined).item() == pytest.approx(0.69746834, abs=1e-7)
     assert mined.reached == pytest.approx(threshold, abs=1e-7)
@@ -69,7 +74,7 @@ def test_golden_values():
 @pytest.mark.parametrize("form", FORMS)
 def test_loss_and_gradient_equal_the_loop(form, ratio, threshold):
     features, multilabels = example()
-    mined = mine_by_agreement(features, multilabels, threshold, ratio=ratio, form=form)
+    mined = mine_by_agreement(features, multilabels, of(threshold), ratio=ratio, form=form)
     _, positives, negatives = plain_loss(features, multilabels, threshold, ratio, form)
     assert rows_of(mined, True) == positives
     assert rows_of(mined, False) == negatives
@@ -83,14 +88,14 @@ def test_forms_differ_where_the_agreement_equals_the_threshold():
     features = unit_rows(2, 4, 0)
     multilabels = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
     for form, positives in (("released", 0), ("paper", 1)):
-        mined = mine_by_agreement(features, multilabels, 0.5, ratio=0.5, form=form)
+        mined = mine_by_agreement(features, multilabels, of(0.5), ratio=0.5, form=form)
         assert mined.num_positives == positives
 
 
 def test_elsewhere_the_forms_agree():
     features, multilabels = example()
     released, paper = (
-        mine_by_agreement(features, multilabels, 0.3, ratio=0.2, form=form).positive for form in FORMS
+        mine_by_agreement(features, multilabels, of(0.3), ratio=0.2, form=form).positive for form in FORMS
     )
     assert torch.equal(released, paper)
     assert 0 < released.sum() < len(released)
@@ -131,7 +136,7 @@ def test_rows_of_any_length_give_a_finite_loss():
 def test_the_threshold_of_small_batches_does_not_collapse(rows):
     features, multilabels = example(rows)
     every = [agreement(one, other) for one, other in combinations(multilabels, 2)]
-    threshold = 0.5
+    threshold = of(0.5)
     for _ in range(200):
         mined = mine_by_agreement(features, multilabels, threshold, ratio=0.005, form="released")
         assert len(mined.rows) == 1
@@ -143,7 +148,7 @@ def test_the_threshold_of_small_batches_does_not_collapse(rows):
 
 def test_threshold_follows_the_batch():
     features, multilabels = example()
-    mined = mine_by_agreement(features, multilabels, 0.6, ratio=0.1, form="released")
+    mined = mine_by_agreement(features, multilabels, of(0.6), ratio=0.1, form="released")
     every = sorted((agreement(one, other) for one, other in combinations(multilabels, 2)), reverse=True)
     assert len(mined.rows) == 12
     assert mined.reached == pytest.approx(every[11], abs=1e-12)
@@ -153,7 +158,7 @@ def test_threshold_follows_the_batch():
 def mine(guide, features, multilabels, form="released"):
     if guide == "feature":
         return mine_by_feature(features, ratio=0.2, form=form)
-    return mine_by_agreement(features, multilabels, 0.3, ratio=0.2, form=form)
+    return mine_by_agreement(features, multilabels, of(0.3), ratio=0.2, form=form)
 
 
 @pytest.mark.parametrize("guide", ["multilabel", "feature"])
@@ -259,15 +264,20 @@ def test_memory_is_kept_and_taken_over():
 @pytest.mark.parametrize("rows", [[-1, 0], [0, 4], [1, 1], [0], [[0, 1]]])
 def test_memory_refuses_rows_that_do_not_fit(rows):
     memory = MultilabelMemory(4, 9, momentum=0.1)
-    with pytest.raises(ValueError, match=r"rows must be 0 to 3|twice|need"):
+
+    def visit():
+        check_rows(torch.tensor(rows), 4)
         memory.update(torch.tensor(rows), torch.ones(2, 9))
+
+    with pytest.raises(ValueError, match=r"rows must be 0 to 3|twice|need"):
+        visit()
     assert not memory.visited.any()
 
 
 def test_bad_settings():
     features, multilabels = example()
     for call, message in (
-        (lambda: mine_by_agreement(features, multilabels, 0.5, ratio=0.1, form="code"), "form must be"),
+        (lambda: mine_by_agreement(features, multilabels, of(0.5), ratio=0.1, form="code"), "form must be"),
         (lambda: mine_by_feature(features, ratio=0.0, form="paper"), "ratio above 0"),
         (lambda: mine_by_feature(features[:1], ratio=0.1, form="paper"), "0 pairs"),
         (lambda: MultilabelMemory(2, 2, momentum=-1), "momentum"),

@@ -8,6 +8,20 @@ import yaml
 
 from raid.config import Schema, config_hash, describe, flatten, load
 
+# Of every method. Written out, not read from its NOT_IN_HASH: a field that leaves the hash must be put here
+# as well, or with its method's own.
+NOT_IN_HASH = {
+    *("data.cache_folder", "data.cache_limit_gib", "data.read_timeout_s", "data.root"),
+    *("evaluate.ap", "evaluate.cuhk03", "evaluate.every", "evaluate.flip", "evaluate.multi_query"),
+    *("evaluate.rerank", "evaluate.rerank_k1", "evaluate.rerank_k2", "evaluate.rerank_weight"),
+    "evaluate.seed",
+    "extract.on",
+    *("pool.per_gpu", "pool.size"),
+    *("run.checkpoint_minutes", "run.checkpoint_steps", "run.device", "run.folder", "run.keep_checkpoints"),
+    *("run.min_workers", "run.profile", "run.retries", "run.step_timeout_s", "run.workers"),
+    *("track.enabled", "track.experiment", "track.parent"),
+}
+
 
 def value_at(config: Schema, path: str) -> Any:
     value: Any = config

@@ -27,7 +27,7 @@ from raid.methods.mar import losses as mar_losses
 from raid.methods.mar import recipe as mar
 from raid.methods.mar.adaptation import AdaptationStage
 from raid.methods.mar.job import MarJob
-from raid.methods.mar.multilabel_table import MultilabelTable
+from raid.methods.mar.multilabel_table import MultilabelTable, Places
 from raid.methods.mar.pretraining import PretrainingStage
 from raid.methods.stage import Worker
 
@@ -71,10 +71,10 @@ def _mines_own_rows(group: Group) -> Iterator[None]:
 def _table_of_own_rows(group: Group) -> Iterator[None]:
     """The table sees the multilabels that a worker has computed alone."""
 
-    def visit(table: MultilabelTable, rows: Tensor, multilabels: Tensor) -> Tensor:
-        own = group.slice(len(rows))
-        table.memory.update(rows[own], multilabels[own])
-        return table.memory.table[rows]
+    def visit(table: MultilabelTable, places: Places, multilabels: Tensor) -> Tensor:
+        own = group.slice(len(places.here))
+        table.memory.update(places.here[own], multilabels[own])
+        return table.memory.table[places.here]
 
     with mock.patch.object(MultilabelTable, "visit", visit):
         yield
@@ -85,9 +85,10 @@ def _centre_of_own_rows(group: Group) -> Iterator[None]:
     """The centre of L_CML follows the rows of each worker."""
     real = CrossViewCentre.update
 
-    def update(centre: CrossViewCentre, logs: Tensor, views: Tensor) -> None:
+    def update(centre: CrossViewCentre, logs: Tensor, views: tuple[Tensor, ...]) -> None:
         own = group.slice(len(logs))
-        real(centre, logs[own], views[own])
+        of_own = [view[(view >= own.start) & (view < own.stop)] - own.start for view in views]
+        real(centre, logs[own], tuple(view for view in of_own if len(view) > 1))
 
     with mock.patch.object(CrossViewCentre, "update", update):
         yield
@@ -109,10 +110,13 @@ def _agents_gradient_times_workers(group: Group) -> Iterator[None]:
 def _factor_of_workers_forgotten(group: Group) -> Iterator[None]:
     """The averaging of the gradients over the workers is not made up for."""
 
-    def backward(encoder: Encoder, features: list[Tensor], gradients: Tensor) -> None:
-        features[0].backward(gradients)
+    real = Encoder.forward_batch
 
-    with mock.patch.object(Encoder, "backward_batch", backward):
+    def forward_batch(encoder: Encoder, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
+        features, backward = real(encoder, inputs)
+        return features, lambda gradients: backward(gradients / group.size)
+
+    with mock.patch.object(Encoder, "forward_batch", forward_batch):
         yield
 
 
@@ -175,7 +179,7 @@ def train(group: Group, fanout: FanOut, job: MarJob) -> dict[str, Any]:
     losses, gradients = _steps(first, 0, PRETRAINING_STEPS)
     second = AdaptationStage(worker, first.networks.weights(30.0))
     second.start()
-    start = second.followed.threshold
+    start = float(second.followed.threshold)
     more_losses, more_gradients = _steps(second, first.epochs.stop, STEPS)
     networks, followed = second.networks, second.followed
     table, centre = followed.table, followed.centre
@@ -188,7 +192,7 @@ def train(group: Group, fanout: FanOut, job: MarJob) -> dict[str, Any]:
         "agents": networks.agents.detach().clone(),
         "table": group.gather_rows(table.memory.table) if table.sharded else table.memory.table.clone(),
         "centre": flat([centre.mean, centre.deviation]),
-        "threshold": torch.tensor([start, followed.threshold], dtype=torch.float64),
+        "threshold": torch.tensor([start, float(followed.threshold)], dtype=torch.float64),
     }
 
 

@@ -63,14 +63,34 @@ def unit_rows(seed: int, count: int) -> np.ndarray:
 
 def test_run_folder_holds_what_the_readme_promises(done, inputs):
     assert {path.name for path in done.path.iterdir()} == {
-        "config.yaml", "run.json", "local", "local_labels.parquet", "checkpoints",
-        "steps.jsonl", "metrics.jsonl", "model.pt", "evaluation.npz", "report.html",
+        "config.yaml", "run.json", "local", "local_labels.parquet", "cameras.jsonl", "checkpoints",
+        "steps.jsonl", "metrics.jsonl", "model.pt", "evaluation.npz", "report.html", "status.json",
     }  # fmt: skip
     assert [epoch["epoch"] for epoch in done.metrics()] == [0, 1, 2]
     assert len(done.steps()) == 3 * 3
     table = pq.read_table(done.local_labels)
     assert table["path"].to_pylist() == inputs.train.paths
     assert table["camera"].to_pylist() == inputs.train.cameras.tolist()
+
+
+def test_what_stage_1_took_for_each_camera_is_recorded(done, inputs):
+    lines, total = done.cameras(), done.metrics()[0]["time/intra_camera_s"]
+    assert {line["camera"]: line["images"] for line in lines} == {0: 15, 1: 15, 2: 15}
+    assert [line["name"] for line in lines] == ["1", "2", "3"]
+    assert all(line["seconds"] > 0 for line in lines)
+    assert sum(line["seconds"] for line in lines) <= total
+    labels = pq.read_table(done.local_labels)["local_label"].to_numpy()
+    for line in lines:
+        of_camera = labels[inputs.train.cameras == line["camera"]]
+        assert line["clusters"] == len(np.unique(of_camera[of_camera >= 0]))
+        assert 0 <= line["epoch"] < 2
+        assert -1 <= line["silhouette"] <= 1
+
+
+def test_one_worker_has_no_collectives(done):
+    for epoch in done.metrics():
+        assert epoch["time/collective_s"] == 0.0
+        assert 0 < epoch["time/data_wait_s"] < epoch["time/train_s"]
 
 
 def test_every_epoch_records_health_and_the_due_ones_are_evaluated(done):
@@ -169,7 +189,7 @@ def camera_job(root: Path, inputs: Inputs, **overrides: object) -> CameraJob:
 def job_of(config: IcsrConfig, inputs: Inputs) -> CameraJob:
     names = {camera: str(camera) for camera in range(3)}
     weights = starting_weights(config.training.encoder)
-    return CameraJob(config, inputs.train_images, inputs.train.cameras, names, weights)
+    return CameraJob(config, inputs.train_images, inputs.train.cameras, names, weights, config.run.folder)
 
 
 def test_local_labels_depend_on_the_images_of_their_camera_alone(root, inputs):

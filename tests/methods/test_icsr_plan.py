@@ -98,6 +98,13 @@ def test_evaluations_look_at_mirror_images_too(root):
     assert twice["extract"] == once["extract"]  # what is clustered never has them
 
 
+def test_micro_batches_take_the_memory_of_what_passes_at_once(root):
+    counts = Counts((100, 300, 200), 50, 250)
+    for wanted, images in ((None, 16), (9, 8), (1, 4), (64, 16)):
+        found = planned(root, counts, numerics__micro_batch=wanted)
+        assert found["train"].memory == 4e6 + images * 1e6
+
+
 def test_cameras_are_given_to_the_process_that_is_free_first(root):
     counts = Counts((100, 300, 200), 0, 0)
     one = planned(root, counts, intra__epochs=2, intra__steps=1)["stage 1, a camera"]
@@ -279,6 +286,8 @@ def test_command_prints_a_plan_without_any_images(tmp_path, capsys):
 @pytest.mark.usefixtures("quick_probe")
 def test_processes_that_do_not_fit_together_are_said(monkeypatch, capsys):
     file = Path(__file__).parents[2] / "jobs" / "icsr_demo.yaml"
+    # What a probe finds depends on what this process has held before.
+    monkeypatch.setattr("raid.methods.icsr.plan.probe_training", lambda config, tflops: ENCODER)
     monkeypatch.setattr(machine, "memory_bytes", lambda: 2**30)
     arguments = ["plan", "icsr", str(file), "--images", "600", "--cameras", "4"]
     assert cli.main([*arguments, "--workers", "16", "sampler.identities=256", "model.ghost_size=64"]) == 0

@@ -31,6 +31,8 @@ TOLERANCE = {"losses": 1e-10, "gradient": 1e-10, "statistics": 1e-9, "parameters
 MODES = {
     "ghost": {},
     "sync": {"model__batch_norm": "sync"},
+    "micro-batches": {"numerics__micro_batch": 4},
+    "uneven micro-batches": {"numerics__micro_batch": 15},  # of one worker: 12 and 4 images
     "batched float32": {"numerics__dtype": "float32"},
     "exact float32": {"numerics__dtype": "float32", "numerics__reproducible": "exact"},
 }
@@ -97,6 +99,12 @@ def test_float64_training_is_the_same_on_any_number_of_workers(out, mode, size):
     assert_within(found(out, 0, size)[mode], found(out, 0, 1)[mode], TOLERANCE)
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mode", ["micro-batches", "uneven micro-batches"])
+def test_micro_batches_are_trained_as_the_batch(out, mode, size):
+    assert_within(found(out, 0, size)[mode], found(out, 0, 1)["ghost"], TOLERANCE)
+
+
 @pytest.mark.parametrize("size", SIZES[1:])
 @pytest.mark.parametrize("mode", MODES)
 def test_workers_are_in_lockstep_bit_for_bit(out, mode, size):
@@ -145,6 +153,16 @@ def state(out: Path, mode: str, size: int) -> dict[str, Any]:
 def test_two_epochs_with_clustering_give_the_same_labels_and_losses(out, size):
     assert torch.equal(state(out, "ghost", size)["global_labels"], state(out, "ghost", 1)["global_labels"])
     np.testing.assert_allclose(losses(out / f"ghost {size}"), losses(out / "ghost 1"), rtol=1e-10)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mode", RUN_MODES)
+def test_every_epoch_records_the_time_of_its_collectives(out, mode, size):
+    for epoch in RunFolder(out / f"{mode} {size}").metrics():
+        if size == 1:
+            assert epoch["time/collective_s"] == 0.0
+        else:
+            assert 0.0 < epoch["time/collective_s"] < epoch["time/train_s"]
 
 
 @pytest.mark.parametrize("size", SIZES[1:])

@@ -1,6 +1,8 @@
 """Whole runs of MAR: what they leave, where stage 2 starts, every row of the ablation, how they end."""
 
+import json
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ from raid.distributed.group import Group
 from raid.errors import InputError
 from raid.methods.encoder import Encoder
 from raid.methods.launch import summary
+from raid.methods.mar import adaptation
 from raid.methods.mar import recipe as mar
 from raid.methods.mar.inputs import measured, open_mar_inputs
 from raid.methods.mar.networks import Networks
 from raid.run_folder import RunFolder
+from raid.run_status import read_status
 
 ALL_LOSSES = ("mdl", "cml", "al", "rj")
 WITHOUT_TEST_IMAGES = {"data__pattern": tiny.WITHOUT_TEST_IMAGES}
@@ -45,7 +49,7 @@ def small() -> Iterator[None]:
 def test_run_folder_holds_what_the_readme_promises(done):
     assert {path.name for path in done.path.iterdir()} == {
         "config.yaml", "run.json", "checkpoints", "steps.jsonl", "metrics.jsonl", "mining.jsonl",
-        "pretrained.pt", "model.pt", "multilabels.npz", "evaluation.npz", "report.html",
+        "pretrained.pt", "model.pt", "multilabels.npz", "evaluation.npz", "report.html", "status.json",
     }  # fmt: skip
     assert [epoch["epoch"] for epoch in done.metrics()] == [0, 1, 2, 3]
     assert len(done.steps()) == 4 * 3
@@ -217,7 +221,7 @@ def test_a_training_that_diverges_says_where_and_keeps_what_was_before(sets, tmp
     rate = {path.replace(".", "__"): 1e30, "numerics__dtype": "float32"}
     config = configured(sets, folder, run__checkpoint_steps=1, run__keep_checkpoints=100, **rate)
     what = rf"the (loss of|weights after) epoch {begun + 1}, step \d (is nan|is inf|are not finite)"
-    message = rf"^{path}: {what}: the training has diverged; lower it"
+    message = rf"^{path}: {what}.*: the training has diverged; lower it"
     with pytest.raises(InputError, match=message):
         mar.run(config)
     kept = sorted((folder / "checkpoints").iterdir())
@@ -227,6 +231,33 @@ def test_a_training_that_diverges_says_where_and_keeps_what_was_before(sets, tmp
         assert all(bool(torch.isfinite(value).all()) for value in state["model"].values())
     assert RunFolder(folder).metrics()[begun:] == []
     assert not (folder / "model.pt").exists()
+    status = read_status(folder)
+    assert status is not None
+    assert (status.state, status.resumable) == ("failed", True)
+    assert status.reason.startswith(path)
+
+
+def test_a_loss_that_is_not_finite_names_its_rate_and_its_images(sets, tmp_path, small, monkeypatch):
+    losses = adaptation.mar_loss
+
+    def spoiled(*arguments, **options):
+        loss, found = losses(*arguments, **options)
+        return loss * math.nan, found
+
+    monkeypatch.setattr(adaptation, "mar_loss", spoiled)
+    config = configured(sets, tmp_path / "run")
+    with pytest.raises(
+        InputError, match=r"epoch 2, step 1 is nan at the learning rate 0\.\d+, on the batch of"
+    ):
+        mar.run(config)
+    told = json.loads((tmp_path / "run" / "diverged.json").read_text())
+    assert (told["epoch"], told["step"], told["loss"]) == (1, 0, "nan")
+    inputs = open_mar_inputs(config)
+    source, target = set(inputs.source.samples.paths), set(inputs.target.train.paths)
+    chosen = config.training
+    assert len(told["batch"]) == chosen.source + chosen.target
+    assert set(told["batch"][: chosen.source]) <= source
+    assert set(told["batch"][chosen.source :]) <= target
 
 
 @pytest.mark.parametrize("of", ["pretraining", "training"])

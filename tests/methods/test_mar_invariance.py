@@ -44,7 +44,11 @@ MODES = {
     "sync": {"model__batch_norm": "sync"},
     "batched float32": {"numerics__dtype": "float32"},
     "exact float32": {"numerics__dtype": "float32", "numerics__reproducible": "exact"},
-}
+    "micro-batches": {"multilabel__table": "whole", "numerics__micro_batch": 8},
+    "exact micro-batches": {
+        "numerics__dtype": "float32", "numerics__reproducible": "exact", "numerics__micro_batch": 8
+    },
+}  # fmt: skip
 RUN_MODES = ("sharded", "exact float32")
 # Of the saves of a run, which are after every step and every epoch: in the first epoch that mines.
 KILLED_AFTER = 4
@@ -117,6 +121,13 @@ def test_workers_are_in_lockstep_bit_for_bit(out, mode, size):
     first = found(out, 0, size)[mode]
     for rank in range(1, size):
         assert_same_bits(found(out, rank, size)[mode], first)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_micro_batches_are_trained_as_the_batch(out, size):
+    """They pass through the network twice: the loss compares the images of all."""
+    assert_within(found(out, 0, size)["micro-batches"], found(out, 0, 1)["ghost"], TOLERANCE)
+    assert_same_bits(found(out, 0, size)["exact micro-batches"], found(out, 0, 1)["exact float32"])
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,6 +1,6 @@
 """The losses of a step of MAR, together: their sum, their order, and numbers that stay finite."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from mar_reference import Reference
 from torch import Tensor
 
 from raid.distributed.group import Group
-from raid.losses.cross_view import CrossViewCentre
+from raid.losses.cross_view import CrossViewCentre, by_view
 from raid.methods.mar.config import MarConfig
 from raid.methods.mar.losses import Batch, Followed, StepLosses, in_own_orders, mar_loss, own_orders
 from raid.methods.mar.multilabel_table import MultilabelTable
+from raid.methods.mar.start import as_threshold
 
 NUM_IMAGES, NUM_AGENTS, DIM = 12, 5, 6
 SOURCE, TARGET = 6, 8
@@ -43,7 +44,7 @@ def followed_by(config: MarConfig, *, num_agents: int = NUM_AGENTS, scale: float
         device=torch.device("cpu"),
         dtype=torch.float64,
     )
-    return Followed(centre, table, THRESHOLD, scale)
+    return Followed(centre, table, as_threshold(THRESHOLD, torch.device("cpu")), scale)
 
 
 def reference_of(config: MarConfig, followed: Followed) -> Reference:
@@ -51,7 +52,7 @@ def reference_of(config: MarConfig, followed: Followed) -> Reference:
     return Reference(
         followed.centre.mean,
         followed.centre.deviation,
-        followed.threshold,
+        float(followed.threshold),
         scale=followed.scale,
         ratio=config.mining.ratio,
         share=SHARE,
@@ -63,14 +64,27 @@ def reference_of(config: MarConfig, followed: Followed) -> Reference:
     )
 
 
-def drawn(step: int) -> tuple[Tensor, Tensor, Tensor, Batch]:
+@dataclass(frozen=True)
+class Drawn:
+    """What `Batch` is made of, as it is drawn."""
+
+    labels: Tensor
+    rows: Tensor
+    views: Tensor
+
+    def batch(self, followed: Followed) -> Batch:
+        places = None if followed.table is None else followed.table.places(self.rows)
+        return Batch(self.labels, self.rows, by_view(self.views), places)
+
+
+def drawn(step: int) -> tuple[Tensor, Tensor, Tensor, Drawn]:
     """Source and target features, agents and a batch, of which rows come again in later steps."""
     generator = torch.Generator().manual_seed(step)
     source, target = (
         unit_rows(rows, DIM, seed + step, spread=0.8) for rows, seed in ((SOURCE, 100), (TARGET, 200))
     )
     agents = (2 + step) * unit_rows(NUM_AGENTS, DIM, 300, spread=0.8)  # of any length
-    batch = Batch(
+    batch = Drawn(
         torch.randint(NUM_AGENTS, (SOURCE,), generator=generator),
         torch.randperm(NUM_IMAGES, generator=generator)[:TARGET],
         torch.randint(3, (TARGET,), generator=generator),
@@ -98,7 +112,7 @@ def test_steps_are_those_of_the_plain_reference(preset):
         mines = step > 0
 
         def ours(source, target, agents, batch=batch, mines=mines):
-            return mar_loss(source, target, agents, batch, followed, config, mines=mines)
+            return mar_loss(source, target, agents, batch.batch(followed), followed, config, mines=mines)
 
         def plain(source, target, agents, batch=batch, mines=mines):
             lists = [values.tolist() for values in (batch.labels, batch.rows, batch.views)]
@@ -132,7 +146,7 @@ def step_of(config: MarConfig, followed: Followed, **given: Tensor) -> tuple[Ste
     """
     source, target, agents, batch = drawn(1)
     values = {"source": source, "target": target, "agents": agents, **vars(batch), **given}
-    batch = Batch(values["labels"], values["rows"], values["views"])
+    batch = Drawn(values["labels"], values["rows"], values["views"]).batch(followed)
     (loss, found), gradients = with_gradients(
         lambda *features: mar_loss(*features, batch, followed, config, mines=True),
         *(values[name] for name in ("source", "target", "agents")),
@@ -154,7 +168,7 @@ def test_a_loss_that_is_off_is_not_there(name):
 def test_no_positives_and_no_negatives(threshold):
     config = configured()
     followed = followed_by(config)
-    followed.threshold = threshold
+    followed.threshold = as_threshold(threshold, torch.device("cpu"))
     found, _ = step_of(config, followed)
     assert found.mined.num_positives == (0 if threshold > 1 else len(found.mined.rows))
     assert 0 < found.parts["mdl"] < 5
@@ -227,7 +241,7 @@ def test_features_guide_without_the_multilabels():
     followed = replace(followed_by(config), table=None)
     found, _ = step_of(config, followed)
     assert followed.threshold == THRESHOLD
-    assert found.mined.threshold == float(found.mined.scores.median())
+    assert found.mined.threshold == found.mined.scores.median()
     assert (found.mined.num_positives, found.mined.num_negatives) == (5, 6)  # of .4 * 28 pairs
 
 
@@ -237,7 +251,9 @@ def test_accuracy_is_of_the_source_images():
     labels = (source @ agents.T).argmax(dim=1)
     labels[0] = (labels[0] + 1) % NUM_AGENTS
     followed = followed_by(config)
-    _, found = mar_loss(source, target, agents, replace(batch, labels=labels), followed, config, mines=True)
+    _, found = mar_loss(
+        source, target, agents, replace(batch, labels=labels).batch(followed), followed, config, mines=True
+    )
     assert float(found.accuracy) == pytest.approx(1 - 1 / SOURCE)
 
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,19 +25,34 @@ def mined(seed: int, number: int = 12) -> tuple[MinedPairs, np.ndarray, np.ndarr
             torch.from_numpy(pairs),
             torch.from_numpy(scores),
             torch.from_numpy(scores > threshold),
-            threshold,
-            0.3 + 0.1 * seed,
+            torch.tensor(threshold, dtype=torch.float64),
+            torch.tensor(0.3 + 0.1 * seed, dtype=torch.float64),
         ),
         rows,
         similarity,
     )
 
 
+def add(
+    tally: MiningTally,
+    mined: MinedPairs,
+    threshold: float,
+    rows: np.ndarray,
+    similarity: np.ndarray,
+    identities: np.ndarray,
+) -> None:
+    pairs, scores, positive = rows[mined.rows.numpy()], mined.scores.numpy(), mined.positive.numpy()
+    tally.add(
+        pairs, scores, positive, similarity,
+        threshold=threshold, reached=float(mined.reached), identities=identities,
+    )  # fmt: skip
+
+
 def tallied(steps: int, identities: np.ndarray = IDENTITIES) -> MiningTally:
     tally = MiningTally()
     for seed in range(steps):
         pairs, rows, similarity = mined(seed)
-        tally.add(pairs, pairs.threshold + 0.001, rows, similarity, identities)
+        add(tally, pairs, float(pairs.threshold) + 0.001, rows, similarity, identities)
     return tally
 
 
@@ -113,9 +129,9 @@ def test_shown_are_the_nearest_pairs_each_once(steps):
 def test_scores_at_and_beyond_the_ends_are_counted():
     scores = torch.tensor([0.0, 1.0, -0.2, 0.05, 0.95], dtype=torch.float64)
     rows = torch.tensor([[0, 1], [0, 2], [0, 3], [0, 4], [1, 2]])
-    pairs = MinedPairs(rows, scores, scores > 0.5, 0.5, 0.5)
+    pairs = MinedPairs(rows, scores, scores > 0.5, torch.tensor(0.5), torch.tensor(0.5))
     tally = MiningTally()
-    tally.add(pairs, 0.5, np.arange(5), np.linspace(1, 0, 5), np.array([1, 1, 1, 1, 1]))
+    add(tally, pairs, 0.5, np.arange(5), np.linspace(1, 0, 5), np.array([1, 1, 1, 1, 1]))
     same = tally.details(0)["same"]
     assert (same[0], same[1], same[-1]) == (2, 1, 2)
     assert sum(same) == 5
@@ -135,9 +151,9 @@ def test_nobody_known_and_nothing_mined():
 @pytest.mark.parametrize("threshold", [2.0, -1.0])
 def test_one_kind_alone_has_one_precision(threshold):
     pairs, rows, similarity = mined(0)
-    one_kind = MinedPairs(pairs.rows, pairs.scores, pairs.scores > threshold, threshold, 0.5)
+    one_kind = replace(pairs, positive=pairs.scores > threshold)
     tally = MiningTally()
-    tally.add(one_kind, threshold, rows, similarity, IDENTITIES)
+    add(tally, one_kind, threshold, rows, similarity, IDENTITIES)
     figures = tally.figures()
     assert ("mining/positive_precision" in figures) == (threshold < 0)
     assert ("mining/negative_precision" in figures) == (threshold > 1)
@@ -149,7 +165,7 @@ def test_a_tally_goes_on_where_its_state_was_taken(tmp_path):
     resumed = MiningTally.of_state(torch.load(tmp_path / "state.pt", weights_only=True))
     for seed in (2, 3):
         pairs, rows, similarity = mined(seed)
-        resumed.add(pairs, pairs.threshold + 0.001, rows, similarity, IDENTITIES)
+        add(resumed, pairs, float(pairs.threshold) + 0.001, rows, similarity, IDENTITIES)
     whole = tallied(4)
     assert resumed.figures() == whole.figures()
     assert resumed.details(3) == whole.details(3)

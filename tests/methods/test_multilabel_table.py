@@ -16,7 +16,7 @@ class Together(Group):
     def all_reduce_sum(self, value):
         return value
 
-    def gather_rows(self, rows):
+    def gather_rows(self, rows, *, equal=False):
         return rows
 
 
@@ -51,7 +51,7 @@ def slowly(rows_seen: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[int, list
 def test_visits_are_averaged_and_returned(sharded):
     ours = table(sharded=sharded)
     for number, (rows, multilabels) in enumerate(visits(), start=1):
-        found = ours.visit(rows, multilabels)
+        found = ours.visit(ours.places(rows), multilabels)
         held = slowly(visits()[:number])
         expected = torch.tensor([held[row] for row in rows.tolist()], dtype=torch.float64)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
@@ -66,8 +66,8 @@ def test_shards_hold_their_rows_and_add_up_to_the_whole(size):
     assert sum(len(shard.memory.table) for shard in shards) == N
     assert max(len(shard.memory.table) for shard in shards) <= -(-N // size)
     for rows, multilabels in visits():
-        expected = whole.visit(rows, multilabels)
-        parts = torch.stack([shard.visit(rows, multilabels) for shard in shards])
+        expected = whole.visit(whole.places(rows), multilabels)
+        parts = torch.stack([shard.visit(shard.places(rows), multilabels) for shard in shards])
         assert ((parts != 0).any(dim=2).sum(dim=0) == 1).all()  # a row is one worker's
         assert torch.equal(parts.sum(dim=0), expected)
     assert torch.equal(torch.cat([shard.memory.table for shard in shards]), whole.memory.table)
@@ -77,7 +77,7 @@ def test_shards_hold_their_rows_and_add_up_to_the_whole(size):
 def test_a_state_is_of_all_rows_and_fits_any_number_of_workers(size):
     whole = table(sharded=False)
     for rows, multilabels in visits()[:1]:
-        whole.visit(rows, multilabels)
+        whole.visit(whole.places(rows), multilabels)
     state = whole.state_dict()
     assert {key: tuple(value.shape) for key, value in state.items()} == {"table": (N, P), "visited": (N,)}
     for visited in (state["visited"], state["visited"].byte()):  # as shards send it
@@ -90,7 +90,9 @@ def test_a_state_is_of_all_rows_and_fits_any_number_of_workers(size):
     again.load_state_dict({"table": state["table"], "visited": state["visited"].byte()})
     assert again.memory.visited.dtype == torch.bool
     rows, multilabels = visits()[1]
-    assert torch.equal(again.visit(rows, multilabels), whole.visit(rows, multilabels))
+    assert torch.equal(
+        again.visit(again.places(rows), multilabels), whole.visit(whole.places(rows), multilabels)
+    )
 
 
 def test_the_nearest_agent_is_the_first_of_the_largest_and_of_visited_images_alone():
@@ -102,10 +104,10 @@ def test_the_nearest_agent_is_the_first_of_the_largest_and_of_visited_images_alo
         9: [0.0, 0.0, 0.0, 0.0, 1.0],
         7: [0.4, 0.1, 0.4, 0.0, 0.1],
     }
-    ours.visit(torch.tensor(list(rows)), torch.tensor(list(rows.values())).double())
+    ours.visit(ours.places(torch.tensor(list(rows))), torch.tensor(list(rows.values())).double())
     assert ours.nearest().tolist() == [0, -1, -1, -1, 1, -1, -1, 0, -1, 4, -1]
     # The table's: a tenth of the new one does not turn the old one round.
-    ours.visit(torch.tensor([9, 1]), torch.eye(5)[[0, 2]].double())
+    ours.visit(ours.places(torch.tensor([9, 1])), torch.eye(5)[[0, 2]].double())
     assert ours.nearest().tolist() == [0, 2, -1, -1, 1, -1, -1, 0, -1, 4, -1]
     assert ours.nearest().dtype == torch.int64
 
@@ -116,20 +118,24 @@ def test_the_nearest_agents_of_shards_are_the_whole_s(size):
     shards = [table(sharded=True, group=Together(rank, size)) for rank in range(size)]
     for rows, multilabels in visits()[:1]:
         for one in (whole, *shards):
-            one.visit(rows, multilabels)
+            one.visit(one.places(rows), multilabels)
     assert -1 in whole.nearest()
     assert torch.equal(torch.cat([shard.nearest() for shard in shards]), whole.nearest())
 
 
 def test_a_batch_without_rows_of_a_shard():
     last = table(sharded=True, group=Together(3, 4))
-    assert torch.equal(last.visit(torch.arange(3), torch.rand(3, P).double()), torch.zeros(3, P).double())
+    assert torch.equal(
+        last.visit(last.places(torch.arange(3)), torch.rand(3, P).double()), torch.zeros(3, P).double()
+    )
     assert not last.memory.visited.any()
 
 
 def test_an_image_twice_is_refused():
     with pytest.raises(ValueError, match="twice"):
-        table(sharded=False).visit(torch.tensor([1, 1]), torch.rand(2, P).double())
+        table(sharded=False).visit(
+            table(sharded=False).places(torch.tensor([1, 1])), torch.rand(2, P).double()
+        )
     assert MultilabelMemory(N, P, momentum=0.1).table.dtype == torch.float32
 
 

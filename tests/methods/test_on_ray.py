@@ -46,6 +46,7 @@ from raid.run_folder import RunFolder
 from raid.sweep_folder import Axis, SweepFolder
 
 ray = pytest.importorskip("ray")
+from raid.distributed import ray_backend as backend_module  # noqa: E402
 from raid.distributed.ray_backend import RayBackend  # noqa: E402
 from raid.distributed.ray_memo import Memo, begin  # noqa: E402
 from raid.distributed.ray_pool import RayPool  # noqa: E402
@@ -268,7 +269,8 @@ def test_mar_on_ray_has_the_losses_of_a_run_without(cluster, sets, tmp_path):
         assert found == pytest.approx(expected)
     assert [line["same"] for line in ours.mining()] == [line["same"] for line in theirs.mining()]
     spans = {key for epoch in ours.metrics() for key in epoch if key.startswith("time/")}
-    assert spans == {f"time/{name}_s" for name in (*MAR_SPANS, "step")} - {"time/evaluate_s"}
+    timed = {*MAR_SPANS, "step", "images_per"} - {"evaluate"}
+    assert spans == {f"time/{name}_s" for name in timed} | {"time/data_wait_share"}
 
 
 @pytest.fixture(scope="module")
@@ -379,6 +381,30 @@ def test_gpus_that_are_not_there_are_said(cluster, tmp_path):
     backend = RayBackend(workers=2, threads=1, device="cuda", pool_size=1)
     with pytest.raises(InputError, match="2 CPUs and 2 GPUs, and the cluster has 2 and 0"):
         backend.prepare(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "per_gpu", "items", "expected"),
+    [(2, 1, 9, (2, 1.0)), (2, 4, 9, (8, 0.25)), (2, 4, 3, (3, 0.25)), (0, 2, 9, (2, 0.5))],
+)
+def test_processes_that_share_a_gpu(monkeypatch, size, per_gpu, items, expected):
+    started = []
+
+    class Pool:
+        @staticmethod
+        def start(size, *, threads, gpus):
+            started.append((size, gpus))
+            return Pool()
+
+        def close(self):
+            started.append("closed")
+
+    monkeypatch.setattr(backend_module, "RayPool", Pool)
+    backend = RayBackend(workers=2, threads=1, device="cuda", pool_size=size, per_gpu=per_gpu)
+    backend.on_gpu = True
+    with backend.pool(items):
+        pass
+    assert started == [expected, "closed"]
 
 
 def test_relative_folder_in_a_submitted_job_is_refused(monkeypatch):

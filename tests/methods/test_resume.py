@@ -81,9 +81,10 @@ def test_killed_at_the_end_of_the_first_epoch_without_any_checkpoint(root, whole
     assert_equal_runs(icsr.run(config, resume=True), whole)
 
 
-def test_killed_between_cameras_trains_only_the_others(root, whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("after", "missing"), [(True, 2), (False, 3)])
+def test_killed_between_cameras_trains_only_the_others(root, whole, tmp_path, monkeypatch, after, missing):
     config = configured(root, tmp_path / "run")
-    kill_at(monkeypatch, intra_camera, "_write_table", 1, after=True)
+    kill_at(monkeypatch, intra_camera, "_write_table", 1, after=after)
     with pytest.raises(Killed):
         icsr.run(config)
     monkeypatch.undo()
@@ -93,7 +94,10 @@ def test_killed_between_cameras_trains_only_the_others(root, whole, tmp_path, mo
         intra_camera, "train_camera", lambda camera, job: trained.append(camera) or real(camera, job)
     )
     assert_equal_runs(icsr.run(config, resume=True), whole)
-    assert len(trained) == 2
+    assert len(trained) == missing
+    lines = RunFolder(config.run.folder).cameras()
+    assert sorted(line["camera"] for line in lines) == [0, 1, 2]
+    assert len((config.run.folder / "cameras.jsonl").read_text().splitlines()) == 1 + missing
 
 
 def test_finished_run_resumes_to_itself(root, whole, monkeypatch):

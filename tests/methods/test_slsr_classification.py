@@ -171,13 +171,13 @@ def plain_loss(stage: ClassificationStage) -> Tensor:
 def test_dropout_differs_between_steps_and_epochs_and_not_between_runs(sets, monkeypatch):
     _, stage = made(sets)
     drawn: list[Tensor] = []
-    real = stage.networks.beside.draw
+    real = stage.networks.beside.forward
 
-    def draw(count: int, generator: Any) -> Tensor:
-        drawn.append(real(count, generator))
-        return drawn[-1]
+    def forward(features: Tensor, kept: Tensor) -> Tensor:
+        drawn.append(kept)
+        return real(features, kept)
 
-    monkeypatch.setattr(stage.networks.beside, "draw", draw)
+    monkeypatch.setattr(stage.networks.beside, "forward", forward)
     for epoch, step in ((3, 0), (3, 1), (4, 0), (3, 0)):
         stage.step(epoch, step)
     assert torch.equal(drawn[0], drawn[3])

@@ -6,13 +6,10 @@ from raid.errors import InputError
 from raid.methods.slsr.config import SlsrConfig, Supervised
 
 DATA = {"data.root": "images"}  # all that a run needs to be told
-# Written out, not read from NOT_IN_HASH: a field that leaves the hash must be put here as well.
-NOT_IN_HASH = {
-    *("run.folder", "run.workers", "run.device", "run.checkpoint_steps", "run.keep_checkpoints"),
-    *("data.root", "data.cache_folder", "data.cache_limit_gib", "baseline.checkpoint", "generated.folder"),
-    *("evaluate.every", "evaluate.ap", "evaluate.multi_query", "evaluate.rerank", "evaluate.rerank_k1"),
-    *("evaluate.rerank_k2", "evaluate.rerank_weight", "evaluate.cuhk03", "evaluate.seed", "evaluate.flip"),
-    *("extract.on", "pool.size", "track.enabled", "track.experiment", "track.parent", "gan.grid_epochs"),
+NOT_IN_HASH = config_fields.NOT_IN_HASH | {
+    "baseline.checkpoint",
+    "gan.grid_epochs",
+    "generated.folder",
 }
 
 

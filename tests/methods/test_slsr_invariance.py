@@ -50,10 +50,11 @@ MODES: dict[str, dict[str, Any]] = {
     "sync from the baseline": {"model__batch_norm": "sync", "finetuning__start": "baseline"},
     "transition": {"model__noise_layer": "transition"},
     "no noise layer": {"model__noise_layer": "none", "finetuning__start": "baseline"},
+    "micro-batches": {"numerics__micro_batch": 4},
     "batched float32": FLOAT32,
     "exact float32": {**FLOAT32, "numerics__reproducible": "exact"},
 }
-IN_FLOAT64 = [name for name in MODES if "float32" not in name]
+IN_FLOAT64 = [name for name in MODES if "float32" not in name and name != "micro-batches"]
 RUN_MODES: dict[str, dict[str, Any]] = {
     "float64": {"finetuning__start": "baseline"},
     "exact float32": MODES["exact float32"],
@@ -141,6 +142,12 @@ def test_float64_training_is_the_same_on_any_number_of_workers(out, mode, size):
     has_norm = MODES[mode].get("model__noise_layer") is None
     assert set(of(reference)) == {name for name in TOLERANCE if has_norm or "head statistics" not in name}
     assert_within(found(out, 0, size)[mode], reference, of(reference))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_micro_batches_are_trained_as_the_batch(out, size):
+    reference = found(out, 0, 1)["ghost"]
+    assert_within(found(out, 0, size)["micro-batches"], reference, of(reference))
 
 
 @pytest.mark.parametrize("size", SIZES[1:])

@@ -111,7 +111,7 @@ def test_one_folder_serves_every_run_that_differs_behind_it(
         config = with_checkpoint(config, baseline)
     assert prepare_images(config, local_backend(config), images) == images
     rewritten = {file.name for file, time in before.items() if file.stat().st_mtime_ns != time}
-    assert rewritten == {"run.json", "config.yaml"}
+    assert rewritten == {"run.json", "config.yaml", "status.json"}
     assert len(RunFolder(images).metrics()) == 2
 
 

@@ -182,9 +182,10 @@ def test_gans_of_a_parent_that_were_killed_after_every_epoch(sets, tmp_path, mon
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return all files of a run but its checkpoints and its page, which says when it was recorded."""
+    """Return all files of a run but its checkpoints, its status and its page, which say since when."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "checkpoints"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.suffix != ".html"}
+    files = [path for path in files if path.suffix != ".html" and path.name != "status.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_a_finished_run_resumes_to_itself(sets, whole, monkeypatch):

@@ -50,9 +50,9 @@ class Job:
 class MemoryFromOwnRows(Group):
     """Planted fault: the memory is updated with this worker's rows only."""
 
-    def gather_rows(self, rows: Tensor) -> Tensor:
+    def gather_rows(self, rows: Tensor, *, equal: bool = False) -> Tensor:
         is_of_batch = len(rows) == BATCH // self.size
-        return rows if is_of_batch else super().gather_rows(rows)
+        return rows.repeat(self.size, 1) if is_of_batch else super().gather_rows(rows, equal=equal)
 
 
 class StatisticsOfFirstWorker(Group):
@@ -60,9 +60,9 @@ class StatisticsOfFirstWorker(Group):
 
     width = 500  # of the network's statistics, at least; its features have fewer
 
-    def gather_rows(self, rows: Tensor) -> Tensor:
+    def gather_rows(self, rows: Tensor, *, equal: bool = False) -> Tensor:
         is_statistics = rows.dim() == 2 and rows.shape[1] >= self.width
-        return self.broadcast(rows.clone()) if is_statistics else super().gather_rows(rows)
+        return self.broadcast(rows.clone()) if is_statistics else super().gather_rows(rows, equal=equal)
 
 
 class SummedGradients(Group):

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.func import functional_call
+from torch.nn import functional
 
 from raid.distributed.group import Group
 from raid.models.backbone import AveragePool, GeM, InstanceBatchNorm, build
@@ -334,3 +335,32 @@ def test_densenet_in_training_equals_torchvisions_group_after_group(mode):
 def test_unknown_names_are_refused(name):
     with pytest.raises(ValueError, match="is none of resnet10, resnet18, resnet50"):
         build(name, norm=NORM, seed=0)
+
+
+@pytest.mark.parametrize("mode", ["ghost", "sync", "local"])
+@pytest.mark.parametrize("name", ["resnet10", "resnet18_ibn_a", "densenet121"])
+def test_in_autocast_the_convolutions_alone_are_narrow(name, mode):
+    norm = norm_factory(mode, group_size=2, all_reduce_sum=Group.solo().all_reduce_sum)
+    narrow, wide = (build(name, norm=norm, seed=3, autocast=how) for how in ("bfloat16", "none"))
+    seen = set()
+    for module in narrow.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    features = narrow(random_images())
+    assert seen == {torch.bfloat16}
+    assert features.dtype == torch.float32
+    assert not torch.equal(features, wide(random_images()))
+    features.square().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in narrow.parameters() if p.requires_grad)
+    assert all(value.dtype == torch.float32 for value in narrow.buffers())
+    statistics = pending_statistics(narrow)
+    assert statistics is None or statistics.dtype == torch.float32
+    evaluated = [model.eval()(random_images()) for model in (narrow, wide)]
+    assert (functional.cosine_similarity(*evaluated) > 0.999).all()
+
+
+def test_autocast_leaves_float64_and_what_is_on_a_cpu_alone():
+    images, plain = random_images(), build("resnet10", norm=NORM, seed=3)
+    assert torch.equal(build("resnet10", norm=NORM, seed=3, autocast="auto")(images), plain(images))
+    narrow = build("resnet10", norm=NORM, seed=3, autocast="bfloat16").double()
+    assert torch.equal(narrow(images.double()), plain.double()(images.double()))

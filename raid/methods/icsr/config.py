@@ -102,6 +102,8 @@ class Refine(Schema):
 class IcsrConfig(Schema):
     """Everything that `raid icsr` takes."""
 
+    method = "icsr"
+
     preset: Annotated[
         Literal["default", "paper", "as_released"],
         "reading of the paper: the default, the paper's text to the letter, or the authors' release",
@@ -152,6 +154,7 @@ class IcsrConfig(Schema):
         "data.root",
         "data.cache_folder",
         "data.cache_limit_gib",
+        "data.read_timeout_s",
         "evaluate",
     )
 
@@ -202,7 +205,6 @@ class IcsrConfig(Schema):
                 "batch norm over it removes what tells it from the others; use a multiple",
             )
         yield from sharing_problems(batch, self.model, workers)
-        if self.numerics.reproducible == "exact" and not grouped:
-            yield "numerics.reproducible", "exact needs model.batch_norm=ghost"
+        yield from self.numerics.problems_with(self.model)
         if self.refine.start < self.refine.end:
             yield "refine.end", f"is {self.refine.end}, above refine.start={self.refine.start}"

@@ -8,11 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raid.data.ahead import Ahead
 from raid.data.images import Images
 from raid.data.sampler import camera_aware_batches
 from raid.data.streams import SAMPLING, stream
 from raid.distributed.group import Group
-from raid.losses.cluster_nce import ClusterMemory, cluster_centroids, cluster_nce
+from raid.losses.cluster_nce import ClusterMemory, Visits, cluster_centroids, cluster_nce
 from raid.methods.encoder import Encoder, EncoderSettings
 from raid.methods.sections import Optimizer, Sampler
 
@@ -42,6 +43,7 @@ class ContrastiveEncoder(Encoder):
             self.parameters,
             lr=training.optimizer.learning_rate,
             weight_decay=training.optimizer.weight_decay,
+            fused=self.on_gpu,
         )
 
     def memory(self, features: Tensor, labels: Ints, momentum: float) -> ClusterMemory:
@@ -55,6 +57,11 @@ class ContrastiveEncoder(Encoder):
         rate = chosen.learning_rate * chosen.gamma ** (epoch // chosen.step_epochs)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the epoch."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def train_steps(
         self,
@@ -93,15 +100,22 @@ class ContrastiveEncoder(Encoder):
             singletons=chosen.singletons,
         )
         mine = self.group.slice(chosen.batch_size)
+
+        def made(_: int, step: int) -> tuple[Tensor, Visits]:
+            visits = memory.visits(torch.from_numpy(labels[batches[step]]))
+            inputs = self.augmented(images, batches[step, mine], chosen.batch_size, (*key, step))
+            return inputs, visits.to(self.device)
+
+        ahead = Ahead(made, num_steps, self.device)
         for step in range(first_step, num_steps):
             with self.spans("data_wait"):
-                rows = batches[step, mine]
-                inputs = self.augmented(images, rows, chosen.batch_size, (*key, step))
-                targets = torch.from_numpy(labels[rows]).to(self.device)
-            yield step, self._step(inputs, targets, memory)
+                inputs, visits = ahead.take(0, step)
+            self.latest = [(images, batches[step, mine])]
+            yield step, self._step(inputs, visits, memory)
 
-    def _step(self, inputs: Tensor, targets: Tensor, memory: ClusterMemory) -> Tensor:
+    def _step(self, inputs: Tensor, visits: Visits, memory: ClusterMemory) -> Tensor:
         """Train on this worker's rows of one batch; return the loss of the global batch."""
+        targets = visits.targets[self.group.slice(len(visits.targets))]
 
         def loss_of(features: Tensor, rows: slice) -> Tensor:
             return cluster_nce(features, memory.centroids, targets[rows], self.training.temperature)
@@ -111,5 +125,5 @@ class ContrastiveEncoder(Encoder):
         self.optimizer.step()
         self.follow_statistics()
         # Explicitly, on rows in rank order: the memory stays the same on every worker, bit for bit.
-        memory.update(self.group.gather_rows(features), self.group.gather_rows(targets))
+        memory.update(self.group.gather_rows(features, equal=True), visits)
         return loss

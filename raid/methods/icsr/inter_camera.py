@@ -15,6 +15,7 @@ from raid.distributed import checkpoint
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.losses.cluster_nce import ClusterMemory
+from raid.methods.divergence import LossCheck, check_weights
 from raid.methods.encoder import device_of
 from raid.methods.epoch_evaluation import evaluated
 from raid.methods.icsr.config import IcsrConfig
@@ -22,7 +23,11 @@ from raid.methods.icsr.contrastive import ContrastiveEncoder
 from raid.methods.icsr.epoch_labels import assign_labels
 from raid.methods.inputs import Inputs
 from raid.methods.pool_extraction import features_of
+from raid.methods.profiling import profiled
+from raid.methods.saving import Saving
+from raid.methods.stalls import watched
 from raid.run_folder import RunFolder
+from raid.spans import pace
 
 Ints = NDArray[np.int64]
 Figures = dict[str, float]
@@ -35,6 +40,7 @@ SPANS = (
     "cluster",
     "train",
     "data_wait",
+    "collective",
     "evaluate",
     "checkpoint",
 )
@@ -86,7 +92,7 @@ def inter_camera(group: Group, fanout: FanOut, job: InterCameraJob) -> None:
         if progress.labels is None:
             _cluster(encoder, fanout, job, progress)
         first_step = progress.step
-        with spans("train"):
+        with encoder.training_time():
             _train(encoder, job, progress)
         figures = {**progress.figures, "train/loss": float(torch.stack(progress.losses).mean())}
         if job.inputs.retrieval is not None and config.evaluate.due(progress.epoch, config.inter.epochs):
@@ -103,12 +109,12 @@ def inter_camera(group: Group, fanout: FanOut, job: InterCameraJob) -> None:
                 )
         figures |= before | spans.take()
         before = {}
-        figures["time/step_s"] = figures["time/train_s"] / max(1, progress.step - first_step)
+        figures |= pace(figures, progress.step - first_step, config.training.sampler.batch_size)
         if group.is_first:
             losses = torch.stack(progress.losses).tolist()
             job.folder.record_epoch({"epoch": progress.epoch, **figures}, losses)
             _log_epoch(config, progress.epoch, figures)
-        group.report(progress.epoch, figures)
+        group.report(progress.epoch, figures, {"run": job.folder.name, "method": config.method})
         progress = Progress(progress.epoch + 1, global_labels=progress.global_labels)
         with spans("checkpoint"):
             _save(encoder, job, progress)
@@ -165,11 +171,32 @@ def _train(encoder: ContrastiveEncoder, job: InterCameraJob, progress: Progress)
         leave=False,
         disable=None if encoder.group.is_first else True,  # None: shown on a terminal only
     )
-    for step, loss in bar:
-        progress.losses.append(loss)
-        progress.step = step + 1
-        if config.run.checkpoint_steps and progress.step % config.run.checkpoint_steps == 0:
-            _save(encoder, job, progress)
+    saving = Saving(encoder.group, config.run, job.folder)
+    check = LossCheck(encoder, job.folder, encoder.rate_path)
+    profiling = profiled(
+        config.run,
+        job.folder,
+        encoder.group,
+        encoder.device,
+        num_steps=config.inter.steps - progress.step,
+        images=config.training.sampler.batch_size // encoder.group.size,
+    )
+    name = f"worker_{encoder.group.rank}"
+    with watched(job.folder.path, name, config.run.step_timeout_s) as beat, profiling as stepped:
+        for step, loss in bar:
+            check.see(loss, epoch=progress.epoch, step=step, rate=encoder.learning_rate)
+            progress.losses.append(loss)
+            progress.step = step + 1
+            is_due = saving.due(progress.step)
+            if is_due or progress.step == config.inter.steps:
+                check.settle()
+                weights = list(encoder.model.state_dict().values())
+                check_weights(weights, epoch=progress.epoch, step=step, path=encoder.rate_path)
+            if is_due:
+                _save(encoder, job, progress)
+                saving.done()
+            beat()
+            stepped()
     encoder.assert_lockstep(progress.memory.centroids)
 
 

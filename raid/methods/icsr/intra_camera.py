@@ -5,6 +5,8 @@ training on the clusters. Nothing is carried to stage 2 but the labels.
 """
 
 import logging
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +22,14 @@ from raid.data.images import Images
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.files import atomic_path
+from raid.methods.divergence import diverged
 from raid.methods.encoder import device_of
 from raid.methods.icsr.clustering import cluster
 from raid.methods.icsr.config import IcsrConfig
 from raid.methods.icsr.contrastive import ContrastiveEncoder
 from raid.methods.icsr.local_labels import write_local_labels
 from raid.methods.inputs import Inputs, camera_name
+from raid.methods.stalls import watched
 from raid.run_folder import RunFolder
 
 Ints = NDArray[np.int64]
@@ -42,6 +46,7 @@ class CameraJob:
     cameras: Ints
     names: dict[int, str]
     weights: dict[str, Tensor]
+    folder: Path  # of the run
 
 
 def intra_camera(
@@ -56,20 +61,13 @@ def intra_camera(
     largest_first = [int(camera) for camera in numbers[np.argsort(-sizes, kind="stable")]]
     waiting = [camera for camera in largest_first if not _camera_file(folder, camera).exists()]
     names = {camera: camera_name(inputs.train, camera) for camera in largest_first}
-    job = CameraJob(config, inputs.train_images, cameras, names, weights)
-    results = fanout.map(train_camera, waiting, job)
-    for camera, result in zip(waiting, tqdm(results, "cameras", len(waiting), disable=None), strict=True):
+    job = CameraJob(config, inputs.train_images, cameras, names, weights, folder.path)
+    results = fanout.map(timed_camera, waiting, job)
+    bar = tqdm(results, "cameras", len(waiting), disable=None)
+    for camera, (result, seconds) in zip(waiting, bar, strict=True):
+        _record(folder, config, camera, names[camera], result, seconds)
         table = pa.table({"local_label": result.labels})
-        _write_table(table, _camera_file(folder, camera))
-        logger.info(
-            "camera %s: %d images, %d local clusters, silhouette %.3f (epoch %d of %d)",
-            names[camera],
-            len(result.labels),
-            result.labels.max() + 1,
-            result.silhouette,
-            result.epoch + 1,
-            config.intra.epochs,
-        )
+        _write_table(table, _camera_file(folder, camera))  # after the record: it says that the camera is done
     labels = np.full(len(cameras), -1, dtype=np.int64)
     for camera in largest_first:
         labels[cameras == camera] = pq.read_table(_camera_file(folder, camera))["local_label"].to_numpy()
@@ -84,6 +82,13 @@ class CameraResult:
     labels: Ints
     silhouette: float
     epoch: int
+
+
+def timed_camera(camera: int, job: CameraJob) -> tuple[CameraResult, float]:
+    """Return what `train_camera` does, and the seconds it took."""
+    started = time.perf_counter()
+    result = train_camera(camera, job)
+    return result, time.perf_counter() - started
 
 
 def train_camera(camera: int, job: CameraJob) -> CameraResult:
@@ -126,16 +131,51 @@ def train_camera(camera: int, job: CameraJob) -> CameraResult:
         steps = encoder.train_steps(
             images, labels, None, memory, key=(INTRA, camera, epoch), num_steps=config.intra.steps
         )
-        losses = [loss for _, loss in steps]
+        losses = torch.stack(_losses(steps, job.folder, camera, config.run.step_timeout_s))
+        if not bool(torch.isfinite(losses).all()):
+            step = int(torch.isfinite(losses).logical_not().nonzero()[0])
+            raise diverged(
+                encoder.rate_path,
+                f"camera {job.names[camera]}: the loss of epoch {epoch + 1}, step {step + 1} is "
+                f"{float(losses[step])} at the learning rate {encoder.learning_rate:g}",
+            )
         logger.info(
             "camera %s, epoch %d/%d | loss %.3f | silhouette %.3f",
             job.names[camera],
             epoch + 1,
             config.intra.epochs,
-            torch.stack(losses).mean(),
+            losses.mean(),
             silhouette,
         )
     return best
+
+
+def _losses(steps: Iterator[tuple[int, Tensor]], folder: Path, camera: int, timeout_s: float) -> list[Tensor]:
+    """Train the steps of an epoch and return their losses."""
+    losses = []
+    with watched(folder, f"camera_{camera:04d}", timeout_s) as beat:
+        for _, loss in steps:
+            losses.append(loss)
+            beat()
+    return losses
+
+
+def _record(
+    folder: RunFolder, config: IcsrConfig, camera: int, name: str, result: CameraResult, seconds: float
+) -> None:
+    images, clusters = len(result.labels), int(result.labels.max()) + 1
+    line = {"camera": camera, "name": name, "images": images, "seconds": seconds, "clusters": clusters}
+    folder.record_camera({**line, "silhouette": float(result.silhouette), "epoch": result.epoch})
+    logger.info(
+        "camera %s: %d images, %d local clusters, silhouette %.3f (epoch %d of %d), %.1f s",
+        name,
+        images,
+        clusters,
+        result.silhouette,
+        result.epoch + 1,
+        config.intra.epochs,
+        seconds,
+    )
 
 
 def _camera_file(folder: RunFolder, camera: int) -> Path:

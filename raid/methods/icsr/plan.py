@@ -1,12 +1,13 @@
 """What a run of ICSR will take: see `raid.methods.plan`."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 from raid.errors import InputError
 from raid.methods.icsr.config import IcsrConfig
 from raid.methods.icsr.memory import ClusterTask, cluster_bytes, dense_bytes, disk_bytes, what_would_fit
 from raid.methods.icsr.probe import ClusterSpeed, probe_clustering, probe_training
+from raid.methods.makespan import makespan
+from raid.methods.measured_plan import measured
 from raid.methods.plan import (
     Counts,
     Given,
@@ -17,11 +18,16 @@ from raid.methods.plan import (
     extraction,
     feature_bytes,
     image_bytes,
-    longest_first,
     misfits_here,
     repeated,
 )
-from raid.methods.plan_text import describe_counts, describe_disk, describe_plan, size_text
+from raid.methods.plan_text import (
+    describe_counts,
+    describe_disk,
+    describe_makespans,
+    describe_plan,
+    size_text,
+)
 from raid.methods.probe import EncoderSpeed
 
 _GIB = 2**30
@@ -45,8 +51,11 @@ def plan_run(config: IcsrConfig, given: Given, *, tflops: float | None = None) -
     clustering = probe_clustering(
         config, dimensions=encoder.dimensions, cluster_size=counts.train / config.inter.num_clusters
     )
-    plan = make_plan(config, counts, encoder, clustering)
-    return _describe(plan, counts, config, encoder, clustering), misfits_here(plan)
+    plan = measured(make_plan(config, counts, encoder, clustering), given.scaling, config.run.workers)
+    cameras = given.scaling.camera_seconds if given.scaling is not None else []
+    if config.makes_labels and not cameras:
+        cameras = camera_seconds(config, counts, encoder, clustering)
+    return _describe(plan, counts, config, encoder, clustering, cameras), misfits_here(plan)
 
 
 def make_plan(config: IcsrConfig, counts: Counts, encoder: EncoderSpeed, clustering: ClusterSpeed) -> Plan:
@@ -63,46 +72,66 @@ def make_plan(config: IcsrConfig, counts: Counts, encoder: EncoderSpeed, cluster
     clustered = cluster_bytes(task, entries)
     # While the first worker clusters, the others hold the features as well.
     others = (workers - 1) * feature_bytes(counts.train, encoder) + workers * encoder.fixed
-    training = encoder.fixed + batch / workers * encoder.activations
+    images = config.numerics.pass_size(batch // workers, config.model)
+    training = encoder.fixed + images * encoder.activations
     steps += [
         extraction(counts.train, epochs, encoder, workers),
         Step(
             "cluster", *repeated(clustering.seconds(task, processes), epochs), workers, clustered,
             together=clustered + others, dense=dense_bytes(counts.train), advice=_advice(task, entries),
+            span="training/cluster",
         ),
         Step(
             "train", *repeated(config.inter.steps * batch * encoder.train / workers, epochs), workers,
             training, together=workers * training, on_gpu=encoder.on_gpu,
+            span="training/train", images=config.inter.steps * batch,
         ),
         evaluation(counts, evaluations, encoder, clustering.ranked_pair, workers, flip=config.evaluate.flip),
     ]  # fmt: skip
     return Plan(tuple(steps), sum(_sets(config, counts)))
 
 
+def camera_seconds(
+    config: IcsrConfig, counts: Counts, encoder: EncoderSpeed, clustering: ClusterSpeed
+) -> list[float]:
+    """Return what stage 1 takes for each camera, in the order in which they are handed out: largest first."""
+    intra, batch = config.intra, config.camera_training.sampler.batch_size
+    training = (intra.epochs - 1) * intra.steps * batch * encoder.train
+    seconds = []
+    for count in sorted(counts.cameras, reverse=True):
+        task = ClusterTask.intra(config, count, encoder.dimensions)
+        seconds.append(training + intra.epochs * (count * encoder.extract + clustering.seconds(task)))
+    return seconds
+
+
 def _intra_camera(
     config: IcsrConfig, counts: Counts, encoder: EncoderSpeed, clustering: ClusterSpeed, processes: int
 ) -> Step:
-    intra, batch = config.intra, config.camera_training.sampler.batch_size
-    training = (intra.epochs - 1) * intra.steps * batch * encoder.train
-    largest = max(counts.cameras)
+    batch, largest = config.camera_training.sampler.batch_size, max(counts.cameras)
     task = ClusterTask.intra(config, largest, encoder.dimensions)
-    cameras = []
-    for count in counts.cameras:
-        one = replace(task, num_images=count, num_clusters=intra.clusters_of(count))
-        cameras.append(training + intra.epochs * (count * encoder.extract + clustering.seconds(one)))
+    cameras = camera_seconds(config, counts, encoder, clustering)
     entries = clustering.expected_entries(task)
-    memory = max(encoder.fixed + batch * encoder.activations, cluster_bytes(task, entries))
+    images = config.numerics.pass_size(batch, config.model)
+    memory = max(encoder.fixed + images * encoder.activations, cluster_bytes(task, entries))
     return Step(
         "stage 1, a camera",
         sum(cameras) / len(cameras),
         len(cameras),
-        longest_first(cameras, processes),
+        makespan(cameras, processes),
         processes,
         memory,
         together=processes * memory,
         dense=dense_bytes(largest),
         advice=_advice(task, entries),
+        span="cameras",
     )
+
+
+def _stage_1(cameras: Sequence[float], config: IcsrConfig) -> list[str]:
+    if not config.makes_labels:
+        return []
+    number = f"{len(cameras)} camera{'s' if len(cameras) > 1 else ''}"
+    return describe_makespans(cameras, f"stage 1        {number}, the largest first, on so many processes")
 
 
 def _advice(task: ClusterTask, entries: float) -> Callable[[float], str]:
@@ -120,7 +149,12 @@ def _sets(config: IcsrConfig, counts: Counts) -> list[float]:
 
 
 def _describe(
-    plan: Plan, counts: Counts, config: IcsrConfig, encoder: EncoderSpeed, clustering: ClusterSpeed
+    plan: Plan,
+    counts: Counts,
+    config: IcsrConfig,
+    encoder: EncoderSpeed,
+    clustering: ClusterSpeed,
+    cameras: Sequence[float],
 ) -> str:
     task = ClusterTask.inter(config, counts.train, encoder.dimensions)
     entries = clustering.expected_entries(task)
@@ -136,7 +170,8 @@ def _describe(
         speeds=f"; similarity of {entries:,.0f} entries a row",
         remarks=[
             f"To cluster {counts.train:,} images the dense way would need {clustered.dense / _GIB:,.1f} GiB, "
-            f"this one {clustered.memory / _GIB:,.1f}."
+            f"this one {clustered.memory / _GIB:,.1f}.",
+            *_stage_1(cameras, config),
         ],
         disk=disk,
     )

@@ -29,7 +29,8 @@ from raid.methods.icsr.inter_camera import InterCameraJob, inter_camera
 from raid.methods.icsr.intra_camera import intra_camera
 from raid.methods.icsr.local_labels import TakenLabels, take_local_labels
 from raid.methods.inputs import Inputs, open_inputs
-from raid.methods.launch import local_backend, opened, reported, tracked
+from raid.methods.launch import local_backend, opened, reported
+from raid.methods.lifetime import run_stage, under_way
 from raid.run_folder import RunFolder
 from raid.spans import Spans
 
@@ -55,13 +56,13 @@ def run(
     folder, config = opened(
         config, _fingerprint(inputs, taken), method="icsr", facts=inputs.facts, resume=resume, fresh=fresh
     )
-    with tracked(config, folder, "icsr"):
+    with under_way(config, folder, "icsr"):
         local_labels = None if taken is None else taken.put_into(folder)
         if config.makes_labels:
             with spans("intra_camera"), backend.pool(len(np.unique(inputs.train.cameras))) as fanout:
                 local_labels = intra_camera(config, inputs, weights, fanout, folder)
         job = InterCameraJob(config, inputs, weights, local_labels, folder, spans.take(), time.time())
-        backend.run_workers(inter_camera, job)
+        run_stage(backend, config, folder, inter_camera, job)
         reported(folder, inputs.retrieval)
     return folder
 

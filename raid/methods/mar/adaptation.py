@@ -7,14 +7,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raid.data.ahead import Ahead
+from raid.data.fetched import Fetched
+from raid.data.images import Images
 from raid.health import multilabel_health
+from raid.losses.cross_view import by_view
 from raid.losses.discriminative import MinedPairs
 from raid.methods.mar.job import SHOWN, MarWorker
 from raid.methods.mar.losses import Batch, StepLosses, in_own_orders, mar_loss
 from raid.methods.mar.mining_record import MiningTally
 from raid.methods.mar.networks import MarNetworks
 from raid.methods.mar.record import record_multilabels
-from raid.methods.mar.start import empty, start_following
+from raid.methods.mar.start import as_threshold, empty, start_following
 from raid.methods.mar.weights import Weights
 from raid.methods.stage import Figures, Progress, batch, restore, train_stage
 
@@ -64,14 +68,17 @@ class AdaptationStage:
         )
         self.epochs = range(config.pretraining_epochs, config.epochs)
         chosen = config.training
+        self.batch_size = config.batch_size
         self.num_steps = chosen.steps or len(self.source.labels) // chosen.source
         self.labels = torch.from_numpy(self.source.labels).to(worker.device)
-        self.views = torch.from_numpy(self.target.train.cameras).to(worker.device)
+        self.views = torch.from_numpy(self.target.train.cameras)
         # Looked at by the record alone.
         self.identities = self.target.train.identities
         scale = weights.scale if config.multilabel.scale == "auto" else config.multilabel.scale
         self.followed = empty(self.networks, len(self.views), scale, config)
+        self.batches = Ahead(self._batch, self.num_steps, worker.device)
         self.tally = MiningTally()
+        self.uncounted: tuple[Fetched, Ints] | None = None  # what the latest step mined, and its rows
         self.nearest: Ints | None = None  # reference person of each target image, after the epoch before
 
     def start(self) -> None:
@@ -96,7 +103,8 @@ class AdaptationStage:
         """Train on one global batch of both sets; return the losses, weighted in `loss` alone."""
         within = epoch - self.epochs.start
         with self.networks.encoder.spans("data_wait"):
-            inputs, rows, known = self._batch(within, step)
+            inputs, rows, known, seen = self.batches.take(within, step)
+        self.networks.encoder.latest = seen
         found, mined_from = StepLosses(), torch.empty(0)
 
         def loss_of(features: Tensor) -> Tensor:
@@ -109,12 +117,14 @@ class AdaptationStage:
             return loss
 
         loss = self.networks.step(inputs, loss_of)
-        if found.mined is not None and bool(torch.isfinite(loss)):  # or the training ends here
-            self._count(found.mined, mined_from, rows)
+        self._count()  # those of the step before: nobody waits for these
+        if found.mined is not None:
+            self.uncounted = self._of_mined(found.mined, mined_from, loss), rows
         return {"loss": loss, **found.parts, "accuracy": found.accuracy}
 
     def end_epoch(self, epoch: int, means: Figures) -> tuple[Figures, dict[str, Any] | None]:
         """Return an epoch's figures and what it mined."""
+        self._count()
         tally, self.tally = self.tally, MiningTally()
         names = {"accuracy": "source/accuracy"}
         figures = {names.get(name, f"train/{name}"): value for name, value in means.items()}
@@ -122,11 +132,12 @@ class AdaptationStage:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps; every worker calls this."""
+        self._count()
         followed = self.followed
         return {
             "centre": None if followed.centre is None else followed.centre.state_dict(),
             "table": None if followed.table is None else followed.table.state_dict(),
-            "threshold": followed.threshold,
+            "threshold": float(followed.threshold),
             "scale": followed.scale,
             "tally": self.tally.state(),
             "nearest": None if self.nearest is None else torch.from_numpy(self.nearest),
@@ -139,16 +150,17 @@ class AdaptationStage:
             followed.centre.load_state_dict(state["centre"])
         if followed.table is not None:
             followed.table.load_state_dict(state["table"])
-        followed.threshold, followed.scale = state["threshold"], state["scale"]
+        followed.threshold = as_threshold(state["threshold"], self.worker.device)
+        followed.scale = state["scale"]
         self.tally = MiningTally.of_state(state["tally"])
         nearest = state.get("nearest")  # an older raid did not keep it
         self.nearest = None if nearest is None else nearest.numpy()
 
-    def _batch(self, epoch: int, step: int) -> tuple[Tensor, Ints, Batch]:
-        """Return this worker's images, augmented and mixed, and the rows and labels of the global batch."""
+    def _batch(self, epoch: int, step: int) -> tuple[Tensor, Ints, Batch, list[tuple[Images, Ints]]]:
+        """Return this worker's images, mixed, rows and labels of the global batch, and which they are."""
         chosen, encoder, group = self.config.training, self.networks.encoder, self.worker.group
         number = epoch * self.num_steps + step
-        parts, rows = [], []
+        parts, rows, seen = [], [], []
         for key, images, size, augmentation in (
             (SOURCE, self.source.images, chosen.source, self.augmentations[0]),
             (TARGET, self.target.train_images, chosen.target, self.augmentations[1]),
@@ -157,9 +169,18 @@ class AdaptationStage:
             mine = of_set[group.slice(size)]
             parts.append(encoder.augmented(images, mine, size, (key, epoch, step), augmentation))
             rows.append(of_set)
-        of_source, of_target = (torch.from_numpy(of_set).to(self.worker.device) for of_set in rows)
-        known = Batch(self.labels[of_source], of_target, self.views[of_target])
-        return self._mixed(*parts), rows[1], known
+            seen.append((images, mine))
+        return self._mixed(*parts), rows[1], self._known(*map(torch.from_numpy, rows)), seen
+
+    def _known(self, of_source: Tensor, of_target: Tensor) -> Batch:
+        """Return what is known of the images of a global batch, and where its losses find it."""
+        device, table = self.worker.device, self.followed.table
+        return Batch(
+            self.labels[of_source.to(device)],
+            of_target,
+            tuple(view.to(device) for view in by_view(self.views[of_target])),
+            None if table is None else table.places(of_target).to(device),
+        )
 
     @property
     def _num_chunks(self) -> int:
@@ -193,9 +214,29 @@ class AdaptationStage:
             self.nearest = in_own_orders(self.nearest, len(self.networks.agents), self.config.seed)
         return multilabel_health(self.nearest, before)
 
-    def _count(self, mined: MinedPairs, target: Tensor, rows: Ints) -> None:
-        """Take down what a step mined; the same on every worker."""
+    def _of_mined(self, mined: MinedPairs, target: Tensor, loss: Tensor) -> Fetched:
+        """Return what is counted of the pairs of a step."""
         left, right = target[mined.rows].unbind(dim=1)
-        similarity = (left * right).sum(dim=1).double().cpu().numpy()
         threshold = mined.threshold if self.followed.table is None else self.followed.threshold
-        self.tally.add(mined, threshold, rows, similarity, self.identities)
+        similarity = (left * right).sum(dim=1)
+        return Fetched(
+            loss, mined.rows, mined.scores, mined.positive, similarity, threshold.clone(), mined.reached
+        )
+
+    def _count(self) -> None:
+        """Take down what the latest step mined, if it has not been; the same on every worker."""
+        waiting, self.uncounted = self.uncounted, None
+        if waiting is None:
+            return
+        found, rows = waiting
+        loss, places, scores, positive, similarity, threshold, reached = found.arrays()
+        if np.isfinite(loss):  # or the training ends here
+            self.tally.add(
+                rows[places],
+                scores,
+                positive,
+                similarity,
+                threshold=float(threshold),
+                reached=float(reached),
+                identities=self.identities,
+            )

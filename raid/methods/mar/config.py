@@ -180,6 +180,8 @@ class Losses(Schema):
 class MarConfig(Schema):
     """Everything that `raid mar` takes."""
 
+    method = "mar"
+
     preset: Annotated[
         Literal["default", "paper", "as_released"],
         "losses as their authors run them; as the paper's equations are printed; and the release whole, with "
@@ -226,6 +228,7 @@ class MarConfig(Schema):
         "data.root",
         "data.cache_folder",
         "data.cache_limit_gib",
+        "data.read_timeout_s",
         "source.root",
         "evaluate",
     )
@@ -247,6 +250,7 @@ class MarConfig(Schema):
             width=data.width,
             cache_folder=data.cache_folder,
             cache_limit_gib=data.cache_limit_gib,
+            read_timeout_s=data.read_timeout_s,
         )
 
     @property
@@ -298,8 +302,11 @@ class MarConfig(Schema):
     def _sharing_problems(self) -> Iterator[tuple[str, str]]:
         """Yield batches of either stage that workers or ghost groups cannot share evenly."""
         training, pretraining, workers = self.training, self.pretraining, self.run.workers
-        if self.numerics.reproducible == "exact" and self.model.batch_norm != "ghost":
-            yield "numerics.reproducible", "exact needs model.batch_norm=ghost"
+        models = [self.model] if training.epochs else []
+        models += [] if pretraining.checkpoint else [self.pretraining_model]
+        yield from dict.fromkeys(
+            problem for model in models for problem in self.numerics.problems_with(model)
+        )
         if training.epochs:
             of_sets = training.source, training.target
             found = sharing_problems(self.batch_size, self.model, workers, of_sets=of_sets)

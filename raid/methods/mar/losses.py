@@ -19,7 +19,7 @@ from raid.losses.discriminative import (
 )
 from raid.losses.reference_agent import agent_loss, joint_embedding_loss
 from raid.methods.mar.config import MarConfig
-from raid.methods.mar.multilabel_table import MultilabelTable
+from raid.methods.mar.multilabel_table import MultilabelTable, Places
 from raid.ops.multilabel import log_soft_multilabels
 
 Ints = NDArray[np.int64]
@@ -32,13 +32,13 @@ class Followed:
     Attributes:
         centre: of the log multilabels of all cameras (L_CML); None without that loss.
         table: multilabels of the target images (L_MDL); None without that loss.
-        threshold: T, what a pair's agreement is compared with.
+        threshold: T, (), float64: what a pair's agreement is compared with.
         scale: of the products of unit rows.
     """
 
     centre: CrossViewCentre | None
     table: MultilabelTable | None
-    threshold: float
+    threshold: Tensor
     scale: float
 
 
@@ -48,13 +48,15 @@ class Batch:
 
     Attributes:
         labels: (S,) int64 reference persons.
-        rows: (T,) int64 rows of the target's training images.
-        views: (T,) int64 cameras.
+        rows: (T,) int64 rows of the target's training images, on the CPU.
+        views: rows of the batch of each camera, see `by_view`.
+        places: of the rows in the table; None without it.
     """
 
     labels: Tensor
     rows: Tensor
-    views: Tensor
+    views: tuple[Tensor, ...]
+    places: Places | None
 
 
 @dataclass
@@ -94,7 +96,7 @@ def mar_loss(
     unit_agents = functional.normalize(agents)
     logs = log_soft_multilabels(target, unit_agents.detach(), followed.scale)
     if config.multilabel.control == "permuted":
-        logs = logs.gather(1, own_orders(batch.rows, len(agents), config.seed))
+        logs = logs.gather(1, own_orders(batch.rows, len(agents), config.seed).to(logs.device))
     total = target.sum() * 0
     if chosen.mdl and mines:
         step.mined = _mined(target, logs, batch, followed, config)
@@ -120,9 +122,12 @@ def mar_loss(
 
 
 def own_orders(rows: Tensor, num_agents: int, seed: int) -> Tensor:
-    """Return a random order of the agents for each image, (B, P) int64: of its row alone, at every visit."""
+    """Return a random order of the agents for each image, (B, P) int64: of its row alone, at every visit.
+
+    Rows and orders are on the CPU: of the control, which waits for them.
+    """
     orders = [_own_order(row, num_agents, seed) for row in rows.tolist()]
-    return torch.from_numpy(np.stack(orders)).to(rows.device)
+    return torch.from_numpy(np.stack(orders))
 
 
 def in_own_orders(places: Ints, num_agents: int, seed: int) -> Ints:
@@ -143,7 +148,8 @@ def _mined(target: Tensor, logs: Tensor, batch: Batch, followed: Followed, confi
     if mining.guide == "feature":
         return mine_by_feature(target, ratio=mining.ratio, form=mining.form)
     assert followed.table is not None
-    remembered = followed.table.visit(batch.rows, logs.detach().exp())
+    assert batch.places is not None
+    remembered = followed.table.visit(batch.places, logs.detach().exp())
     mined = mine_by_agreement(target, remembered, followed.threshold, ratio=mining.ratio, form=mining.form)
     followed.threshold = next_threshold(mined, mining.momentum)
     return mined

@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raid.losses.discriminative import MinedPairs
-
 Ints = NDArray[np.int64]
 NUM_BINS = 20
 _NUM_SHOWN = 6  # pairs of either kind
@@ -38,30 +36,34 @@ class MiningTally:
 
     def add(
         self,
-        mined: MinedPairs,
-        threshold: float,
-        rows: Ints,
+        pairs: Ints,
+        scores: NDArray[np.floating],
+        positive: NDArray[np.bool_],
         similarity: NDArray[np.floating],
+        *,
+        threshold: float,
+        reached: float,
         identities: Ints,
     ) -> None:
-        """Count the K pairs of a step.
+        """Count the K pairs of a step, as `MinedPairs` has them.
 
         Args:
-            mined: the pairs of the batch.
-            threshold: after the step.
-            rows: (T,) rows of the batch in the target's training images.
+            pairs: (K, 2) rows in the target's training images.
+            scores: (K,) of their agreement.
+            positive: (K,) which are taken for positive.
             similarity: (K,) of the pairs' features.
+            threshold: after the step.
+            reached: the K-th largest score of the batch.
             identities: (N,) of the target's training images, -1 = not known.
         """
-        pairs = rows[mined.rows.cpu().numpy()]
-        scores, positive = mined.scores.double().cpu().numpy(), mined.positive.cpu().numpy()
+        scores = np.asarray(scores, np.float64)
         first, second = identities[pairs].T
         truth = np.where((first < 0) | (second < 0), 2, first == second)
         bins = np.clip((scores * NUM_BINS).astype(np.int64), 0, NUM_BINS - 1)
         np.add.at(self.counts, ((~positive).astype(np.int64), truth), 1)
         np.add.at(self.histogram, (truth, bins), 1)
         self.steps, self.threshold = self.steps + 1, threshold
-        self.reached += mined.reached
+        self.reached += reached
         for name, which in (("positives", positive), ("negatives", ~positive)):
             self._show(name, np.flatnonzero(which)[:_NUM_SHOWN], pairs, similarity, scores, truth)
 
@@ -71,7 +73,7 @@ class MiningTally:
         which: Ints,
         pairs: Ints,
         similarity: NDArray[np.floating],
-        scores: NDArray[np.float64],
+        scores: NDArray[np.floating],
         truth: Ints,
     ) -> None:
         """Keep the nearest of the pairs seen so far, each pair once."""

@@ -1,5 +1,6 @@
 """The soft multilabels of all target images: a table on every worker, or a part of its rows on each."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from raid import machine
 from raid.distributed.group import Group
-from raid.losses.discriminative import MultilabelMemory
+from raid.losses.discriminative import MultilabelMemory, check_rows
 
 _SHARE = 4  # the table may take a quarter of a worker's memory: networks and batches want the rest
 _BLOCK_ROWS = 4096
@@ -31,6 +32,24 @@ def is_too_large(num_bytes: int, num_workers: int, device: torch.device) -> bool
     else:
         available = machine.memory_bytes() // num_workers
     return num_bytes * _SHARE > available
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a worker finds the rows of a batch, made where the batch is drawn.
+
+    Attributes:
+        held: rows of the batch that the worker holds, int64 or all.
+        here: their rows in its part of the table, int64.
+    """
+
+    held: Tensor | slice
+    here: Tensor
+
+    def to(self, device: torch.device) -> "Places":
+        """Return them on `device`."""
+        held = self.held if isinstance(self.held, slice) else self.held.to(device)
+        return Places(held, self.here.to(device))
 
 
 class MultilabelTable:
@@ -60,27 +79,39 @@ class MultilabelTable:
             self.own.stop - self.own.start, num_agents, momentum=momentum, device=device, dtype=dtype
         )
 
-    def visit(self, rows: Tensor, multilabels: Tensor) -> Tensor:
+    def places(self, rows: Tensor) -> Places:
+        """Return where this worker finds the rows of a batch.
+
+        Args:
+            rows: (B,) int64, each once, of the N images, on the CPU.
+
+        Raises:
+            ValueError: see `check_rows`.
+        """
+        check_rows(rows, self.num_images)
+        if not self.sharded:
+            return Places(slice(None), rows)
+        held = ((rows >= self.own.start) & (rows < self.own.stop)).nonzero()[:, 0]
+        return Places(held, rows[held] - self.own.start)
+
+    def visit(self, places: Places, multilabels: Tensor) -> Tensor:
         """Average the multilabels of a batch into the table; return what it then holds of them, (B, P).
 
         Every worker gives the whole batch.
 
         Args:
-            rows: (B,) int64, each once.
+            places: of the batch, on the table's device.
             multilabels: (B, P).
 
         Raises:
             ValueError: as `MultilabelMemory.update`.
         """
         table = self.memory.table
+        self.memory.update(places.here, multilabels[places.held])
         if not self.sharded:
-            self.memory.update(rows, multilabels)
-            return table[rows]
-        held = (rows >= self.own.start) & (rows < self.own.stop)
-        here = rows[held] - self.own.start
-        self.memory.update(here, multilabels[held])
-        found = torch.zeros(len(rows), table.shape[1], dtype=table.dtype, device=table.device)
-        found[held] = table[here]
+            return table[places.here]
+        found = torch.zeros(len(multilabels), table.shape[1], dtype=table.dtype, device=table.device)
+        found[places.held] = table[places.here]
         # Each row is held by one worker, and to add zeros changes no bit.
         return self.group.all_reduce_sum(found)
 

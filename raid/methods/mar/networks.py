@@ -45,6 +45,7 @@ class MarNetworks(Networks):
             _parameter_groups(encoder, agents, sgd.weight_decay),
             lr=sgd.learning_rate,
             momentum=sgd.momentum,
+            fused=encoder.on_gpu,
         )
         super().__init__(encoder, agents, optimizer)
 

@@ -23,6 +23,7 @@ from raid.methods.mar.memory import (
 )
 from raid.methods.mar.probe import MarSpeed, compared_pairs, probe
 from raid.methods.mar.start import mines_by_agreement
+from raid.methods.measured_plan import measured
 from raid.methods.plan import (
     Counts,
     Given,
@@ -67,7 +68,7 @@ def plan_run(config: MarConfig, given: Given, *, tflops: float | None = None) ->
     """
     counts = _counts(config, given)
     speed = probe(config, counts.people, len(counts.target.cameras), tflops=tflops)
-    plan = make_plan(config, counts, speed)
+    plan = measured(make_plan(config, counts, speed), given.scaling, config.run.workers)
     return _describe(plan, counts, config, speed.encoder), misfits_here(plan)
 
 
@@ -96,12 +97,14 @@ def _pretraining(config: MarConfig, counts: MarCounts, speed: MarSpeed) -> Step:
     num_steps = chosen.steps or counts.source // chosen.batch_size
 
     def needed(config: MarConfig) -> float:
-        images = config.pretraining.batch_size / config.run.workers
+        share = config.pretraining.batch_size // config.run.workers
+        images = config.numerics.pass_size(share, config.pretraining_model)
         losses = pretraining_bytes(config, counts.sizes(encoder.dimensions))
         return encoder.fixed + images * encoder.activations + losses
 
     seconds = chosen.batch_size * encoder.train / config.run.workers + speed.softmax
-    return _training("pretrain, an epoch", num_steps * seconds, chosen.epochs, config, encoder, needed)
+    images = num_steps * chosen.batch_size
+    return _training("pretraining", images, num_steps * seconds, chosen.epochs, config, encoder, needed)
 
 
 def _start(config: MarConfig, counts: MarCounts, speed: MarSpeed) -> Step:
@@ -139,16 +142,18 @@ def _adaptation(config: MarConfig, counts: MarCounts, speed: MarSpeed) -> Step:
     num_steps = chosen.steps or counts.source // chosen.source
 
     def needed(config: MarConfig) -> float:
-        images = config.batch_size / config.run.workers
+        images = config.numerics.pass_size(config.batch_size // config.run.workers, config.model)
         beside = table_bytes(config, sizes, device)[0] + adaptation_bytes(config, sizes)
         return encoder.fixed + images * encoder.activations + beside
 
     seconds = config.batch_size * encoder.train / config.run.workers + speed.losses
-    return _training("train, an epoch", num_steps * seconds, chosen.epochs, config, encoder, needed)
+    images = num_steps * config.batch_size
+    return _training("training", images, num_steps * seconds, chosen.epochs, config, encoder, needed)
 
 
 def _training(
-    name: str,
+    stage: str,
+    images: int,
     seconds: float,
     epochs: int,
     config: MarConfig,
@@ -157,13 +162,15 @@ def _training(
 ) -> Step:
     """Return the epochs of a stage, of each of which one worker takes `needed` bytes."""
     return training(
-        name,
+        {"pretraining": "pretrain, an epoch", "training": "train, an epoch"}[stage],
         seconds,
         epochs,
         workers=config.run.workers,
         memory=needed(config),
         on_gpu=encoder.on_gpu,
         advice=partial(what_would_fit, config, needed),
+        stage=stage,
+        images=images,
     )
 
 

@@ -8,10 +8,13 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from raid.data.ahead import Ahead
 from raid.methods.mar.job import SHOWN, MarWorker, write_model
 from raid.methods.mar.networks import MarNetworks
 from raid.methods.mar.weights import Weights
@@ -19,6 +22,7 @@ from raid.methods.stage import Figures, Progress, batch, restore, train_stage
 
 STAGE = 3  # first part of the key of this stage's random numbers; 1 and 2 are ICSR's
 FILE = "pretrained.pt"
+Ints = NDArray[np.int64]
 
 
 def pretrain(worker: MarWorker, progress: Progress, state: dict[str, Any] | None) -> Weights:
@@ -56,9 +60,11 @@ class PretrainingStage:
         self.networks.encoder.rate_path = self.rate_path
         self.augmentation = job.config.augment.as_drawn(job.statistics.source)
         self.epochs = range(job.config.pretraining_epochs)
+        self.batch_size = chosen.batch_size
         self.num_steps = chosen.steps or len(self.source.labels) // chosen.batch_size
         self.labels = torch.from_numpy(self.source.labels).to(worker.device)
         self.scale = math.nan
+        self.batches = Ahead(self._batch, self.num_steps, worker.device)
 
     def rate(self, epoch: int, step: int) -> float:
         """Return the learning rate of an epoch."""
@@ -66,15 +72,10 @@ class PretrainingStage:
 
     def step(self, epoch: int, step: int) -> dict[str, Tensor]:
         """Train on one global batch of source images; return loss, accuracy and mean product."""
-        size, encoder = self.chosen.batch_size, self.networks.encoder
+        encoder = self.networks.encoder
         with encoder.spans("data_wait"):
-            number = epoch * self.num_steps + step
-            rows = batch(self.worker, STAGE, len(self.labels), size, number)
-            mine = rows[self.worker.group.slice(size)]
-            inputs = encoder.augmented(
-                self.source.images, mine, size, (STAGE, epoch, step), self.augmentation
-            )
-            labels = self.labels[torch.from_numpy(rows).to(self.labels.device)]
+            inputs, mine, labels = self.batches.take(epoch, step)
+        encoder.latest = [(self.source.images, mine)]
         found: dict[str, Tensor] = {}
 
         def loss_of(features: Tensor) -> Tensor:
@@ -84,6 +85,16 @@ class PretrainingStage:
             return functional.cross_entropy(logits, labels)
 
         return {"loss": self.networks.step(inputs, loss_of), **found}
+
+    def _batch(self, epoch: int, step: int) -> tuple[Tensor, Ints, Tensor]:
+        """Return this worker's images, augmented, their rows, and the labels of the global batch."""
+        size, number = self.chosen.batch_size, epoch * self.num_steps + step
+        rows = batch(self.worker, STAGE, len(self.labels), size, number)
+        mine = rows[self.worker.group.slice(size)]
+        inputs = self.networks.encoder.augmented(
+            self.source.images, mine, size, (STAGE, epoch, step), self.augmentation
+        )
+        return inputs, mine, self.labels[torch.from_numpy(rows).to(self.labels.device)]
 
     def end_epoch(self, epoch: int, means: Figures) -> tuple[Figures, None]:
         """Return an epoch's figures."""

@@ -10,12 +10,13 @@ from torch.nn import functional
 
 from raid.data import synthetic
 from raid.distributed.group import Group
-from raid.losses.cross_view import CrossViewCentre
+from raid.losses.cross_view import CrossViewCentre, by_view
 from raid.methods.encoder import build_model, device_of
 from raid.methods.mar.config import MarConfig
 from raid.methods.mar.losses import Batch, Followed, mar_loss
 from raid.methods.mar.multilabel_table import MultilabelTable
 from raid.methods.mar.networks import MarNetworks
+from raid.methods.mar.start import as_threshold
 from raid.methods.mar.weights import Weights
 from raid.methods.probe import (
     EncoderSpeed,
@@ -120,14 +121,17 @@ def loss_step(config: MarConfig, num_people: int, dimensions: int, num_cameras: 
     target = _unit_rows(config.training.target, dimensions, config).requires_grad_()
     agents = _unit_rows(num_people, dimensions, config).requires_grad_()
     device, dtype = target.device, target.dtype
-    labels, rows = (torch.arange(len(part), device=device) for part in (source, target))
-    batch = Batch(labels % num_people, rows, rows % num_cameras)
+    labels = torch.arange(len(source), device=device) % num_people
+    rows = torch.arange(len(target))
+    views = tuple(view.to(device) for view in by_view(rows % num_cameras))
     zeros = torch.zeros(num_people, device=device, dtype=dtype)
     table = MultilabelTable(
         len(target), num_people, momentum=0.1, sharded=False, group=Group.solo(), device=device, dtype=dtype
     )
+    batch = Batch(labels, rows, views, table.places(rows).to(device))
     scale = 30.0 if config.multilabel.scale == "auto" else config.multilabel.scale
-    followed = Followed(CrossViewCentre(zeros, zeros, momentum=0.1), table, 0.5, scale)
+    centre = CrossViewCentre(zeros, zeros, momentum=0.1)
+    followed = Followed(centre, table, as_threshold(0.5, device), scale)
 
     def step() -> None:
         loss, _ = mar_loss(source, target, agents, batch, followed, config, mines=True)
@@ -143,11 +147,11 @@ def _probe_start(
     """Return the seconds an image, and those a pair, of the look at all images; on the CPU."""
     features = torch.from_numpy(simulated.features).to(config.encoder().dtype)
     agents = _unit_rows(num_people, features.shape[1], config).cpu()
-    cameras = torch.from_numpy(simulated.cameras)
+    views = by_view(torch.from_numpy(simulated.cameras))
 
     def look() -> Tensor:
         logs = log_soft_multilabels(features, agents, 30.0)
-        CrossViewCentre.of_images(logs, cameras, momentum=0.0)
+        CrossViewCentre.of_images(logs, views, momentum=0.0)
         return logs.exp_()
 
     multilabels, seen = timed(look)

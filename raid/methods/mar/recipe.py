@@ -25,7 +25,8 @@ from raid.distributed.backend import Backend
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.methods.encoder import device_of
-from raid.methods.launch import local_backend, opened, reported, tracked
+from raid.methods.launch import local_backend, opened, reported
+from raid.methods.lifetime import run_stage, under_way
 from raid.methods.mar.adaptation import adapt
 from raid.methods.mar.check import check, check_memory
 from raid.methods.mar.config import MarConfig
@@ -65,12 +66,12 @@ def run(
     folder, config = opened(
         config, inputs.fingerprint(config), method="mar", facts=inputs.facts, resume=resume, fresh=fresh
     )
-    with tracked(config, folder, "mar"):
+    with under_way(config, folder, "mar"):
         if not folder.model.exists():  # the last that is written: no workers are started for nothing
             with spans("statistics"):
                 statistics = measured(config, inputs)
             job = MarJob(config, inputs, statistics, weights, folder, spans.take(), time.time())
-            backend.run_workers(train, job)
+            run_stage(backend, config, folder, train, job)
         reported(folder, inputs.target.retrieval, inputs.shown)
     return folder
 

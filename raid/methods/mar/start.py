@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from raid.data.images import Images
 from raid.distributed.fanout import FanOut
-from raid.losses.cross_view import CrossViewCentre
+from raid.losses.cross_view import CrossViewCentre, by_view
 from raid.methods.mar.config import MarConfig
 from raid.methods.mar.losses import Followed, own_orders
 from raid.methods.mar.multilabel_table import MultilabelTable, table_is_sharded
@@ -45,7 +45,7 @@ def empty(networks: MarNetworks, num_images: int, scale: float, config: MarConfi
             device=encoder.device,
             dtype=dtype,
         )
-    return Followed(centre, table, 0.0, scale)
+    return Followed(centre, table, as_threshold(0.0, encoder.device), scale)
 
 
 def start_following(
@@ -81,8 +81,13 @@ def start_following(
     if followed.centre is not None:
         moments = {"mean": torch.from_numpy(seen.mean), "deviation": torch.from_numpy(seen.deviation)}
         followed.centre.load_state_dict(moments)
-    followed.threshold = seen.threshold
+    followed.threshold = as_threshold(seen.threshold, encoder.device)
     return followed
+
+
+def as_threshold(value: float, device: torch.device) -> Tensor:
+    """Return T as the mining takes it: a GPU's host does not ask for it at every step."""
+    return torch.tensor(value, dtype=torch.float64, device=device)
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def _look(
         logs = logs.gather(1, own_orders(torch.arange(len(logs)), logs.shape[1], config.seed))
     mean = deviation = torch.empty(0)
     if config.losses.cml:
-        centre = CrossViewCentre.of_images(logs, cameras, momentum=0.0)
+        centre = CrossViewCentre.of_images(logs, by_view(cameras), momentum=0.0)
         mean, deviation = centre.mean, centre.deviation
     threshold = 0.0
     if mines_by_agreement(config):

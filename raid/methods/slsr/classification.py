@@ -7,9 +7,12 @@ gathered and the classifier's part is computed on every worker alike, as MAR's a
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from raid.data.ahead import Ahead
 from raid.data.images import Images
 from raid.data.streams import DROPOUT, stream
 from raid.losses.soft_targets import soft_target_loss
@@ -24,6 +27,7 @@ from raid.models.heads import Head
 
 # First part of the keys of the stages' random numbers; 1 to 5 are ICSR's and MAR's.
 KEYS = {"baseline": 6, "finetuning": 7}
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,25 @@ class Classified:
 
     images: Images
     targets: Targets
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What is drawn for a step.
+
+    Attributes:
+        inputs: this worker's images, augmented.
+        mine: their rows.
+        of_table: (B,) rows of the targets' table, of the global batch.
+        is_real: (B,) whether an image was not generated.
+        kept: what the head's dropout leaves.
+    """
+
+    inputs: Tensor
+    mine: Ints
+    of_table: Tensor
+    is_real: Tensor
+    kept: Tensor | None
 
 
 class ClassifierNetworks(Networks):
@@ -69,11 +92,13 @@ class ClassificationStage:
         self.networks = _networks(worker, config, model, weights, classified.targets, self.chosen)
         self.networks.encoder.rate_path = self.rate_path
         self.augmentation = config.training_augmentation(self.chosen)
+        self.batch_size = self.chosen.batch_size
         self.num_steps = self.chosen.steps or len(classified.images) // self.chosen.batch_size
         device, dtype = worker.device, self.networks.encoder.settings.dtype
         targets = classified.targets
         self.table = torch.from_numpy(targets.table).to(device=device, dtype=dtype)
         self.hits = torch.from_numpy(targets.hits).to(device)
+        self.batches = Ahead(self._batch, self.num_steps, device)
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -93,30 +118,38 @@ class ClassificationStage:
 
     def step(self, epoch: int, step: int) -> dict[str, Tensor]:
         """Train on one global batch; return its loss, and sums over its real and its generated images."""
-        within, size, key = epoch - self.epochs.start, self.chosen.batch_size, KEYS[self.name]
-        encoder, targets = self.networks.encoder, self.classified.targets
-        with encoder.spans("data_wait"):
-            number = within * self.num_steps + step
-            rows = batch(self.worker, key, len(self.classified.images), size, number)
-            mine = rows[self.worker.group.slice(size)]
-            inputs = encoder.augmented(
-                self.classified.images, mine, size, (key, within, step), self.augmentation
-            )
-            of_table = torch.from_numpy(targets.rows[rows]).to(self.table.device)
-            is_real = torch.from_numpy(rows < targets.num_real).to(self.table.device)
-            kept = self.networks.beside.draw(
-                size, stream(self.worker.job.config.seed, DROPOUT, key, within, step)
-            )
-        kept = None if kept is None else kept.to(self.table.device)
+        with self.networks.encoder.spans("data_wait"):
+            drawn = self.batches.take(epoch, step)
+        self.networks.encoder.latest = [(self.classified.images, drawn.mine)]
         found: dict[str, Tensor] = {}
 
         def loss_of(features: Tensor) -> Tensor:
-            logs = self.networks.beside(features, kept)
-            wanted = self.table[of_table]
-            found.update(_sums(logs.detach(), wanted, self.hits[of_table], is_real))
+            logs = self.networks.beside(features, drawn.kept)
+            wanted = self.table[drawn.of_table]
+            found.update(_sums(logs.detach(), wanted, self.hits[drawn.of_table], drawn.is_real))
             return soft_target_loss(logs, wanted)
 
-        return {"loss": self.networks.step(inputs, loss_of), **found}
+        return {"loss": self.networks.step(drawn.inputs, loss_of), **found}
+
+    def _batch(self, epoch: int, step: int) -> _Drawn:
+        """Return what is drawn for a step."""
+        within, size, key = epoch - self.epochs.start, self.chosen.batch_size, KEYS[self.name]
+        targets, device = self.classified.targets, self.table.device
+        number = within * self.num_steps + step
+        rows = batch(self.worker, key, len(self.classified.images), size, number)
+        mine = rows[self.worker.group.slice(size)]
+        kept = self.networks.beside.draw(
+            size, stream(self.worker.job.config.seed, DROPOUT, key, within, step)
+        )
+        return _Drawn(
+            self.networks.encoder.augmented(
+                self.classified.images, mine, size, (key, within, step), self.augmentation
+            ),
+            mine,
+            torch.from_numpy(targets.rows[rows]).to(device),
+            torch.from_numpy(rows < targets.num_real).to(device),
+            None if kept is None else kept.to(device),
+        )
 
     def end_epoch(self, epoch: int, means: Figures) -> tuple[Figures, None]:
         """Return an epoch's figures."""
@@ -179,5 +212,6 @@ def _networks(
         momentum=chosen.momentum,
         weight_decay=chosen.weight_decay,
         nesterov=chosen.momentum > 0,
+        fused=encoder.on_gpu,
     )
     return ClassifierNetworks(encoder, head, optimizer)

@@ -219,6 +219,8 @@ class SlsrEvaluate(Evaluate):
 class SlsrConfig(Schema):
     """Everything that `raid slsr` takes."""
 
+    method = "slsr"
+
     preset: Annotated[
         Literal["default", "as_released"],
         "the paper's loss with the release's numbers; and the release as it is, whose generated images have "
@@ -254,6 +256,7 @@ class SlsrConfig(Schema):
         "data.root",
         "data.cache_folder",
         "data.cache_limit_gib",
+        "data.read_timeout_s",
         "evaluate",
     )
 
@@ -345,8 +348,7 @@ class SlsrConfig(Schema):
 
     def _sharing_problems(self) -> Iterator[tuple[str, str]]:
         """Yield batches of either stage that workers or ghost groups cannot share evenly."""
-        if self.numerics.reproducible == "exact" and self.model.batch_norm != "ghost":
-            yield "numerics.reproducible", "exact needs model.batch_norm=ghost"
+        yield from self.numerics.problems_with(self.model)
         stages: dict[str, Supervised] = {"baseline": self.baseline} if self.baseline_epochs else {}
         if self.finetuning.epochs:
             stages["finetuning"] = self.finetuning

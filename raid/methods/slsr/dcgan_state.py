@@ -38,14 +38,14 @@ class Dcgan:
         }
 
     def step(self, real: Tensor, z: Tensor) -> GanLosses:
-        """Train on `real` (B, 3, H, W) in -1..1, on the device, and noise `z` (B, num_latent)."""
+        """Train on `real` (B, 3, H, W) in -1..1 and noise `z` (B, num_latent), both on the device."""
         return gan_step(
             self.generator,
             self.discriminator,
             self._optimizers["generator"],
             self._optimizers["discriminator"],
             real,
-            z.to(self.device),
+            z,
             generator_steps=self._generator_steps,
         )
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raid.data.ahead import Ahead
 from raid.data.sampler import shuffled_batches
 from raid.distributed.checkpoint import write_tensors
 from raid.errors import InputError
@@ -98,10 +99,14 @@ def _train_epoch(networks: Dcgan, real: Bytes, cluster: int, epoch: int, job: Ga
         num_batches=num_steps,
         stream_of=lambda number: job.random(cluster, _BATCHES, number),
     )
-    losses: list[GanLosses] = []
-    for step, rows in enumerate(batches):
-        pictures = to_unit(torch.from_numpy(real[rows]).to(networks.device))
-        losses.append(networks.step(pictures, _noise(job, cluster, len(rows), _NOISE, epoch, step)))
+
+    def made(_: int, step: int) -> tuple[Tensor, Tensor]:
+        rows = batches[step]
+        noise = _noise(job, cluster, len(rows), _NOISE, epoch, step)
+        return to_unit(torch.from_numpy(real[rows]).to(networks.device)), noise.to(networks.device)
+
+    ahead = Ahead(made, num_steps, networks.device)
+    losses: list[GanLosses] = [networks.step(*ahead.take(0, step)) for step in range(num_steps)]
     table = torch.stack([torch.stack([loss.real, loss.fake, loss.generator]) for loss in losses])
     means = table.double().mean(dim=0).tolist()
     if not np.isfinite(means).all() or not networks.are_finite():

@@ -8,6 +8,8 @@ import numpy as np
 
 from raid.errors import InputError
 from raid.methods.inputs import load_samples
+from raid.methods.makespan import longest_first
+from raid.methods.measured_plan import measured
 from raid.methods.plan import (
     Counts,
     Given,
@@ -18,7 +20,6 @@ from raid.methods.plan import (
     evaluation,
     feature_bytes,
     image_bytes,
-    longest_first,
     misfits_here,
     repeated,
     training,
@@ -70,7 +71,7 @@ def plan_run(config: SlsrConfig, given: Given, *, tflops: float | None = None) -
     """
     counts = _counts(config, given)
     speed = probe(config, counts.identities, tflops=tflops)
-    plan = make_plan(config, counts, speed)
+    plan = measured(make_plan(config, counts, speed), given.scaling, config.run.workers)
     return _describe(plan, counts, config, speed), misfits_here(plan)
 
 
@@ -110,17 +111,20 @@ def pool_processes(config: SlsrConfig) -> int:
 
 
 def _baseline(config: SlsrConfig, counts: SlsrCounts, speed: SlsrSpeed) -> Step:
-    stage = partial(_stage, "baseline, an epoch", counts, encoder=speed.baseline, loss=speed.baseline_loss)
+    stage = partial(
+        _stage, "baseline", "baseline, an epoch", counts, encoder=speed.baseline, loss=speed.baseline_loss
+    )
     return stage(config, lambda config: config.baseline, generated=0)
 
 
 def _finetuning(config: SlsrConfig, counts: SlsrCounts, speed: SlsrSpeed) -> Step:
     generated = config.generated.count if config.uses_images else 0
-    stage = partial(_stage, "fine-tune, an epoch", counts, encoder=speed.encoder, loss=speed.loss)
+    stage = partial(_stage, "training", "fine-tune, an epoch", counts, encoder=speed.encoder, loss=speed.loss)
     return stage(config, lambda config: config.finetuning, generated=generated)
 
 
 def _stage(
+    recorded: str,
     name: str,
     counts: SlsrCounts,
     config: SlsrConfig,
@@ -139,7 +143,8 @@ def _stage(
         outputs = num_outputs(config, counts.identities, generated=generated > 0)
         beside = head_bytes(config, stage, encoder.dimensions, outputs)
         beside += label_bytes(config, counts.sizes, generated=generated > 0)
-        return encoder.fixed + stage.batch_size / config.run.workers * encoder.activations + beside
+        images = config.numerics.pass_size(stage.batch_size // config.run.workers, config.model)
+        return encoder.fixed + images * encoder.activations + beside
 
     return training(
         name,
@@ -149,6 +154,8 @@ def _stage(
         memory=needed(config),
         on_gpu=encoder.on_gpu,
         advice=partial(what_would_fit, config, needed),
+        stage=recorded,
+        images=num_steps * stage.batch_size,
     )
 
 
@@ -267,7 +274,7 @@ def _evaluations(config: SlsrConfig, counts: Counts, speed: SlsrSpeed) -> list[S
         times *= counts.query > 0
         steps.append(evaluation(counts, times, encoder, speed.ranked_pair, workers, flip=flip))
     if len(steps) > 1:
-        steps[0] = replace(steps[0], name="evaluate baseline")
+        steps[0] = replace(steps[0], name="evaluate baseline", span="baseline/evaluate")
     return steps
 
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from raid.distributed.backend import Backend
-from raid.methods.launch import opened, tracked
+from raid.methods.launch import opened
+from raid.methods.lifetime import under_way
 from raid.methods.slsr.config import Finetuning, Gan, Generated, ImageClusters, SlsrConfig
 from raid.methods.slsr.making import make_images
 from raid.methods.slsr.recipe import fingerprint, have_baseline, ready, run
@@ -60,7 +61,7 @@ def prepare_images(config: SlsrConfig, backend: Backend, folder: Path) -> Path:
         inputs, weights = ready(alone, backend)
     made_of = fingerprint(alone, inputs)
     run_folder, alone = opened(alone, made_of, method="slsr", facts=inputs.facts, resume=True, fresh=False)
-    with tracked(alone, run_folder, "slsr"):
+    with under_way(alone, run_folder, "slsr"):
         have_baseline(alone, inputs, weights, run_folder, backend, spans)
         make_images(alone, inputs, run_folder, backend, spans)
     return run_folder.path

@@ -280,7 +280,7 @@ def _timed_step(networks: Dcgan, gan: Gan) -> tuple[int, float]:
 
 def _step(networks: Dcgan, gan: Gan, size: int) -> None:
     pictures = torch.zeros(size, 3, gan.height, gan.width, device=networks.device)
-    losses = networks.step(pictures, _noise(gan, size))
+    losses = networks.step(pictures, _noise(gan, size).to(networks.device))
     float(losses.generator)  # waits for a GPU
 
 

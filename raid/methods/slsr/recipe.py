@@ -33,7 +33,8 @@ from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.files import atomic_path
 from raid.methods.encoder import device_of
-from raid.methods.launch import local_backend, opened, reported, tracked
+from raid.methods.launch import local_backend, opened, reported
+from raid.methods.lifetime import run_stage, under_way
 from raid.methods.slsr.check import check
 from raid.methods.slsr.classification import ClassificationStage, Classified
 from raid.methods.slsr.config import SlsrConfig
@@ -73,7 +74,7 @@ def run(
     folder, config = opened(
         config, fingerprint(config, inputs), method="slsr", facts=inputs.facts, resume=resume, fresh=fresh
     )
-    with tracked(config, folder, "slsr"):
+    with under_way(config, folder, "slsr"):
         if config.uses_baseline:
             have_baseline(config, inputs, weights, folder, backend, spans)
         if config.makes_images:
@@ -217,7 +218,7 @@ def have_baseline(
         checkpoint.write_tensors(folder.baseline, content)
     else:
         job = SlsrJob(config, inputs, weights["baseline"], None, folder, spans.take(), time.time())
-        backend.run_workers(train_baseline, job)
+        run_stage(backend, config, folder, train_baseline, job)
 
 
 def _finetune(
@@ -236,4 +237,4 @@ def _finetune(
     if config.uses_images:
         generated = open_generated_set(folder.path, config, inputs)
     job = SlsrJob(config, inputs, start, generated, folder, spans.take(), time.time())
-    backend.run_workers(finetune, job)
+    run_stage(backend, config, folder, finetune, job)

@@ -31,6 +31,7 @@ from raid.methods.sweeps.points import grid
 from raid.methods.sweeps.trial import Base, RunTrial
 from raid.methods.trained import Trained
 from raid.run_folder import RunFolder
+from raid.sweep_folder import ENDED
 
 Ints = NDArray[np.int64]
 Stage: TypeAlias = Literal["global", "local"]
@@ -102,7 +103,7 @@ class Clustering:
 
     @contextmanager
     def trials(self, base: Base, planned: Planned, at_once: int) -> Iterator[RunTrial]:
-        """Search the neighbours, and give what clusters by them.
+        """Begin the search for neighbours, and give what clusters by them.
 
         Raises:
             InputError: the features are not those of the training images, or a trial cannot be run.
@@ -118,10 +119,13 @@ class Clustering:
             stored_features(source, base.folder.shared / f"features_{place}.npy", configs[0], images, at_once)
             for place, source in enumerate(self.sources)
         ]
-        # Whole nodes: a trial cannot begin before its neighbours are there.
+        # On the CPUs of all trials of a node: none can cluster before its neighbours are there.
         tables = begin(search, files, parts, tried, base.shares * configs[0].numerics.threads)
         linked = any(trial.how.method == "agglomerative" for trial in tried[0])
-        keys = keys_of(parts, tried, len(files))
+        # What has ended asks for nothing again, and what Optuna will draw is not known.
+        ended = {trial.number for trial in base.folder.trials() if trial.state in ENDED}
+        left = [place for place, number in enumerate(planned) if number not in ended]
+        keys = keys_of(parts, [[trials[place] for place in left] for trials in tried], len(files))
         of_a_trial = len(parts) * len(files)
         memo = Memo.start(make, files, parts, tables, linked, at_most=of_a_trial * at_once, order=keys)
         try:

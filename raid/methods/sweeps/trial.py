@@ -54,6 +54,7 @@ class Base:
             threads=config.numerics.threads,
             device=config.run.device,
             pool_size=config.pool.size,
+            per_gpu=config.pool.per_gpu,
             objective=self.record.objective.key,
             shares=self.shares,
         )

@@ -1,5 +1,7 @@
 """Trials that cluster stored features give what the library gives, and refuse other features."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tiny
@@ -20,7 +22,7 @@ from raid.methods.sweeps.clustering import ClusteringRun, ImagesOf, stored_featu
 from raid.methods.sweeps.definition import SILHOUETTE, Sweep
 from raid.methods.sweeps.planning import planned
 from raid.methods.trained import Trained
-from raid.sweep_folder import Axis
+from raid.sweep_folder import Axis, Trial
 
 K1 = Axis("neighbors.k1", (6, 10))
 METHOD = Axis("inter.method", ("agglomerative", "dbscan", "kmeans"))
@@ -189,6 +191,30 @@ def test_what_is_shared_is_made_in_the_order_of_the_trials(root, features, tmp_p
     configs = [base.config(point, seed) for point, seed in trials.values()]
     tried = [[trial_of(config, "global", len(rows)) for config in configs] for rows in run.parts]
     assert neighborhoods.keys_of(run.parts, tried, 2) == list(run.memo.made)
+
+
+@pytest.mark.parametrize(
+    ("ended", "drawn", "expected"),
+    [((), False, [6, 10]), ((0, 1, 2), False, [10]), ((0,), False, [6, 10]), ((), True, [])],
+)
+def test_nothing_is_made_ahead_that_nobody_will_ask_for(
+    root, features, tmp_path, monkeypatch, ended, drawn, expected
+):
+    base, trials, _ = prepared(GLOBAL, "global", features[:1], root, tmp_path)
+    for number in ended:
+        point, seed = trials[number]
+        base.folder.write_trial(Trial(number=number, point=point, seed=seed, started_s=0.0, state="done"))
+    orders = []
+
+    def start(*shared, at_most, order):
+        orders.append([k1 for _, _, k1, _ in order])
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(clustering, "begin", lambda *arguments: None)
+    monkeypatch.setattr(clustering.Memo, "start", start)
+    with clustering.Clustering((features[0],), "global").trials(base, {} if drawn else trials, 2):
+        pass
+    assert orders == [expected]
 
 
 def test_features_are_extracted_once_by_a_model(root, tmp_path, monkeypatch):
