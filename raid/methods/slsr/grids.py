@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from raid.data.blurring import blurred
 from raid.files import atomic_path
 
 _COLUMNS = 8
@@ -24,7 +25,9 @@ def grid(images: NDArray[np.uint8], columns: int = _COLUMNS) -> NDArray[np.uint8
     return sheet
 
 
-def write_grid(path: Path, images: NDArray[np.uint8]) -> None:
-    """Write `images` (N, 3, h, w) to a PNG file: as a whole, or not at all."""
+def write_grid(path: Path, images: NDArray[np.uint8], *, blur: bool = False) -> None:
+    """Write `images` (N, 3, h, w) to a PNG file, blurred if need be: as a whole, or not at all."""
+    if blur:
+        images = blurred(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     with atomic_path(path) as temporary:
         Image.fromarray(grid(images)).save(temporary, "PNG")
