@@ -7,10 +7,11 @@ from raid.report.charts import Axes, Series, line_chart, number, percent
 from raid.report.image_clusters import none_made
 from raid.report.markup import Html, element
 from raid.report.panels import grid, note, table
-from raid.report.pictures import stored_picture
+from raid.report.pictures import SheetSize, stored_picture
 from raid.report.run import Run
 from raid.report.slsr_records import Gan
 from raid.report.style import NUM_LOOKS
+from raid.run_folder import GRID_GAP
 
 _SHOWN_PIXELS, _EARLIER_PIXELS = 520_000, 120_000  # 720 x 720, 346 x 346
 _MOST_EARLIER = 6
@@ -158,7 +159,7 @@ def _blur(run: Run) -> SheetSize | None:
     if not run.blur:
         return None
     height, width = (max(1, int(run.config.get(f"gan.{side}", 1))) for side in ("height", "width"))
-    return SheetSize(height, width, GAP)
+    return SheetSize(height, width, GRID_GAP)
 
 
 def _earlier(gan: Gan, blur: SheetSize | None) -> Html:
