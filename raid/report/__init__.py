@@ -1,4 +1,4 @@
-"""A run, or a sweep, as one page: a file that needs no network and no other file, and no script to be read."""
+"""A run, or a sweep, as one page: a file that needs no network, no other file, and no script to be read."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -151,7 +151,9 @@ def _grids(gan: Gan, run: Run) -> Html:
     if gan.real:
         shown = stored_picture(gan.real, f"{gan.name}: real images", most_pixels=_SHOWN_PIXELS, blur=blur)
         parts += [_said("Real images"), shown]
-    return element("figure", element("figcaption", f"{gan.name.capitalize()}{told}"), *parts, _earlier(gan, blur))
+    return element(
+        "figure", element("figcaption", f"{gan.name.capitalize()}{told}"), *parts, _earlier(gan, blur)
+    )
 
 
 def _blur(run: Run) -> SheetSize | None:

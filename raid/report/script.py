@@ -47,8 +47,9 @@ function sortBy(tables, column, direction) {
   const rows = tables.flatMap(rowsOf), counts = tables.map(table => rowsOf(table).length);
   rows.forEach((row, place) => { row.dataset.place ??= place; });
   const text = row => row.cells[column]?.textContent.trim() ?? '';
-  const missing = row => /^[–-]?$/.test(text(row));
-  const numbers = rows.every(row => missing(row) || NUMBER.test(text(row)));
+  const empty = row => /^[–-]?$/.test(text(row)), number = row => NUMBER.test(text(row));
+  const numbers = rows.filter(number).length * 2 > rows.filter(row => !empty(row)).length;
+  const missing = row => empty(row) || numbers && !number(row);
   const order = (a, b) => numbers ? worth(text(a)) - worth(text(b))
     : text(a).localeCompare(text(b), undefined, {numeric: true});
   const place = (a, b) => a.dataset.place - b.dataset.place;
@@ -84,11 +85,12 @@ for (const controls of all('.controls')) {
     const said = node => (node.dataset.text || '').toLowerCase().includes(text);
     for (const list of lists) {
       const items = all('li:not(.query)', list);
-      for (const item of items) item.hidden = value('gallery') !== '' && item.dataset.camera !== value('gallery');
+      const at = value('gallery');
+      for (const item of items) item.hidden = at !== '' && item.dataset.camera !== at;
       const seen = items.filter(item => !item.hidden);
       list.hidden = value('query') !== '' && list.dataset.camera !== value('query')
         || field('wrong')?.checked && list.dataset.first !== 'wrong'
-        || value('gallery') !== '' && !seen.length
+        || at !== '' && !seen.length
         || text !== '' && !said(list) && !seen.some(said);
     }
     const shown = lists.filter(list => !list.hidden).length;
@@ -96,7 +98,7 @@ for (const controls of all('.controls')) {
   };
   const sort = () => {
     const [by, sign] = value('sort').split(' ');
-    const worth = list => list.dataset[by] === undefined || list.dataset[by] === '' ? NaN : Number(list.dataset[by]);
+    const worth = list => parseFloat(list.dataset[by]);
     const sorted = [...lists].sort((a, b) =>
       isNaN(worth(a)) - isNaN(worth(b)) || (isNaN(worth(a)) ? 0 : sign * (worth(a) - worth(b)))
       || a.dataset.order - b.dataset.order);
@@ -145,7 +147,7 @@ if (all(pictured).length) {
   explain('Enter', 'enlarge the picture');
 }
 if (document.querySelector('[name=text]')) explain('/', 'filter');
-explain('Tab', 'to what can be chosen' + (all('table.sortable').length ? '; Enter on a head sorts a table' : ''));
+if (all('table.sortable').length) explain('Tab, Enter', 'on the head of a table: sort by the column');
 explain('d', 'light or dark');
 explain('Esc', 'close');
 explain('?', 'these keys');
@@ -157,7 +159,8 @@ nav?.append(tools);
 const box = list => list.querySelector('.scroll');
 const go = step => {
   const open = lists(), at = open.findIndex(list => list.contains(document.activeElement));
-  const to = at < 0 ? open.find(list => list.getBoundingClientRect().bottom > 80) ?? open[0] : open[at + step];
+  const near = open.find(list => list.getBoundingClientRect().bottom > 80) ?? open[0];
+  const to = at < 0 ? near : open[at + step];
   if (!to) return;
   box(to).focus({preventScroll: true});
   to.scrollIntoView({block: 'nearest'});

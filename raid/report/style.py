@@ -166,6 +166,7 @@ figure details summary{font-size:.85rem}
 .earlier p{margin:0}
 .strip .query{margin-right:.7rem}
 .strip .query img,.strip .query .gone{border-color:var(--text)}
+.strip .camera{display:block;color:var(--muted);font-size:.72rem;overflow-wrap:anywhere}
 .strip small{color:var(--muted);font-size:.75rem}
 details{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.5rem .75rem;
  margin:.75rem 0}

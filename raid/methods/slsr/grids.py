@@ -18,7 +18,11 @@ def grid(images: NDArray[np.uint8], columns: int = _COLUMNS) -> NDArray[np.uint8
     count, _, height, width = images.shape
     columns = min(columns, count)
     rows = -(-count // columns)
-    sheet = np.full((rows * (height + GRID_GAP) - GRID_GAP, columns * (width + GRID_GAP) - GRID_GAP, 3), 255, dtype=np.uint8)
+    sheet = np.full(
+        (rows * (height + GRID_GAP) - GRID_GAP, columns * (width + GRID_GAP) - GRID_GAP, 3),
+        255,
+        dtype=np.uint8,
+    )
     for number, image in enumerate(images):
         top, left = number // columns * (height + GRID_GAP), number % columns * (width + GRID_GAP)
         sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0)
