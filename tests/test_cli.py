@@ -34,6 +34,7 @@ COMMANDS = [
         ["report"],
         ["scaling"],
         ["tables"],
+        ["extract"],
     ),
     *(["data"], ["data", "synth"], ["data", "synth-check"], ["data", "prepare"], ["data", "check"]),
 ]

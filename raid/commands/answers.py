@@ -1,9 +1,9 @@
-"""`raid rank`: what a trained model says of images."""
+"""`raid extract`, `rank`, `threshold`: what a trained model says of images."""
 
 import argparse
 from pathlib import Path
 
-from raid.commands.arguments import Commands, positive
+from raid.commands.arguments import Commands, backend_of, positive
 
 
 def add_rank(commands: Commands) -> None:
@@ -11,10 +11,10 @@ def add_rank(commands: Commands) -> None:
     parser = commands.add_parser(
         "rank",
         help="rank a gallery for pictures: a table, and a page of ranked lists",
-        description="For every query the pictures of GALLERY that are most like it, best first. Where "
-        "identities are known it is said which are right. Of a file that is QUERY and GALLERY both, the rows "
-        "of split query are ranked against those of split gallery; without such splits, every row against all "
-        "others. Without --out and --page the table is printed as CSV.",
+        description="For every query the pictures of GALLERY that are most like it, best first, and where "
+        "identities are known which are right. Of a file that is QUERY and GALLERY both, split query is "
+        "ranked against split gallery; without such splits, every row against all others. Without --out and "
+        "--page the table is printed as CSV.",
     )
     parser.add_argument(
         "query", type=Path, metavar="QUERY", help="a picture, a folder of pictures, or a file of features"
@@ -59,3 +59,69 @@ def _rank(options: argparse.Namespace) -> None:
     print(
         answer(options.query, options.gallery, wanted, checkpoint=options.checkpoint, device=options.device)
     )
+
+
+def add_extract(commands: Commands) -> None:
+    """Add `raid extract`."""
+    parser = commands.add_parser(
+        "extract",
+        help="write the features of a set of images to a Parquet file",
+        description="Extract the features of all images of SAMPLES, in their order. What is done is kept in "
+        "OUT.parts until all is: the same command, started again after a kill, goes on from there and comes "
+        "to the same file. data.on_error=skip leaves images out that cannot be decoded.",
+    )
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder, or its model.pt or pretrained.pt"
+    )
+    parser.add_argument(
+        "samples",
+        type=Path,
+        metavar="SAMPLES",
+        help="a manifest, a table or a folder, as for raid data check",
+    )
+    parser.add_argument("out", type=Path, metavar="OUT.parquet", help="the file; its folder is made")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="a.b=c",
+        help="such as data.layout=folder data.pattern=...",
+    )
+    parser.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="add the features of the mirror image (as the model's training evaluated)",
+    )
+    parser.add_argument(
+        "--batch", type=positive, metavar="N", help="images that the network sees at once (128)"
+    )
+    parser.add_argument(
+        "--pool", type=int, default=0, metavar="N", help="processes on Ray that share the work (0: this one)"
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="(auto: a GPU when there is one)")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT at the end, if it is there")
+    parser.add_argument("--fresh", action="store_true", help="throw away the parts of an earlier extraction")
+    parser.set_defaults(run=_extract)
+
+
+def _extract(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.methods.answers.extraction import extract_file, prepared
+
+    log.configure()
+    chosen = {
+        "evaluate.flip": None if options.flip is None else str(options.flip).lower(),
+        "numerics.extract_batch": options.batch,
+        "pool.size": options.pool,
+        "run.device": options.device,
+    }
+    overrides = [f"{path}={value}" for path, value in chosen.items() if value is not None]
+    extraction = prepared(
+        options.checkpoint,
+        options.samples,
+        options.out,
+        [*options.overrides, *overrides],
+        overwrite=options.overwrite,
+    )
+    with backend_of("ray" if options.pool else "local", extraction.config) as backend:
+        print(extract_file(extraction, backend, fresh=options.fresh))

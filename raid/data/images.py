@@ -235,6 +235,17 @@ def _verified(
     return failures
 
 
+def undecodable(
+    samples: Samples, height: int, width: int, read_timeout_s: float = READ_TIMEOUT_S
+) -> Failures:
+    """Return which images cannot be decoded, and why, by row; every one is tried.
+
+    Raises:
+        InputError: a file is gone or has changed since `samples` was made, or did not come in time.
+    """
+    return _decode_all(samples, (len(samples), 3, height, width), None, NUM_THREADS, read_timeout_s)
+
+
 def _decode_all(
     samples: Samples,
     shape: tuple[int, ...],

@@ -14,7 +14,13 @@ from raid.errors import InputError
 
 
 class Backend(Protocol):
-    """Starts what a run needs."""
+    """Starts what a run needs.
+
+    Attributes:
+        on_gpu: whether it works on GPUs; `prepare` comes first.
+    """
+
+    on_gpu: bool
 
     def prepare(self, folder: Path) -> None:
         """Find out, before anything is written, that the run can start.

@@ -110,19 +110,31 @@ def _configs(
     trained: MethodConfig, manifests: Sequence[Path], overrides: Sequence[str]
 ) -> list[MethodConfig]:
     """Return the configuration of every evaluation: they differ in the set alone."""
-    schema = type(trained)
     given = [text for text in overrides if text != _ALL_SPLITS]
     of_sets = [["data.layout=manifest", f"data.root={json.dumps(str(path))}"] for path in manifests]
     if of_sets and any(text.startswith("data.root=") for text in overrides):
         raise InputError("data.root: give manifests or the root of a set, not both")
     if len(given) < len(overrides):
-        layout = load(schema, overrides=_texts(trained, given)).data.layout
+        layout = config_for(trained, given).data.layout
         if layout not in NUM_SPLITS:
             raise InputError(
                 f"{_ALL_SPLITS}: layout {layout} has one split; those with more: {', '.join(NUM_SPLITS)}"
             )
         of_sets = [[f"data.split_number={number}"] for number in range(NUM_SPLITS[layout])]
-    return [load(schema, overrides=_texts(trained, [*given, *of_set])) for of_set in of_sets or [[]]]
+    return [config_for(trained, [*given, *of_set]) for of_set in of_sets or [[]]]
+
+
+def config_for(trained: MethodConfig, overrides: Sequence[str]) -> MethodConfig:
+    """Return the configuration of an evaluation by a model that was trained with `trained`.
+
+    Args:
+        trained: of which the set is kept too, unless the overrides have a data.layout.
+        overrides: `a.b=c` texts.
+
+    Raises:
+        InputError: they cannot be had.
+    """
+    return load(type(trained), overrides=_texts(trained, overrides))
 
 
 def _warn_of_training_people(

@@ -108,16 +108,23 @@ def extract_on_pool(
 _loaded: dict[str, Backbone] = {}  # by the latest weights that this process has seen
 
 
+def loaded_network(
+    settings: EncoderSettings, weights: dict[str, Tensor], version: str, device: torch.device
+) -> Backbone:
+    """Return the network for evaluation, which this process keeps until it is asked for another version."""
+    if version not in _loaded:
+        # Of the weights' dtype before they are loaded, or they would lose digits.
+        model = build_model(settings, Group.solo()).to(device=device, dtype=settings.dtype)
+        model.load_state_dict(weights)
+        _loaded.clear()
+        _loaded[version] = for_evaluation(model)
+    return _loaded[version]
+
+
 def _extract(block: Block, job: PoolExtraction) -> NDArray[np.floating]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if job.version not in _loaded:
-        # Of the weights' dtype before they are loaded, or they would lose digits.
-        model = build_model(job.settings, Group.solo()).to(device=device, dtype=job.settings.dtype)
-        model.load_state_dict(job.weights)
-        _loaded.clear()
-        _loaded[job.version] = for_evaluation(model)
     features = extract_block(
-        _loaded[job.version],
+        loaded_network(job.settings, job.weights, job.version, device),
         job.images,
         block,
         job.settings.augmentation,

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,14 @@ from mar_steps import configured
 from sweeping import options
 from tracked import until
 
+from raid.config import to_yaml
 from raid.data import synthetic
 from raid.distributed.backend import LocalBackend
+from raid.distributed.checkpoint import write_tensors
 from raid.distributed.fanout import FanOut, InProcess
 from raid.distributed.group import Group
 from raid.errors import InputError
+from raid.methods.answers import extraction
 from raid.methods.encoder import Encoder, starting_weights
 from raid.methods.icsr import clustering
 from raid.methods.icsr import recipe as icsr
@@ -30,6 +34,7 @@ from raid.methods.icsr.clustering_trials import stability
 from raid.methods.icsr.config import IcsrConfig
 from raid.methods.icsr.inter_camera import SPANS
 from raid.methods.inputs import load_samples, open_inputs
+from raid.methods.launch import local_backend
 from raid.methods.mar import recipe as mar
 from raid.methods.pool_extraction import extract_on_pool
 from raid.methods.sections import Clustering, Neighbors
@@ -213,6 +218,23 @@ def test_extraction_on_the_pool_is_the_same_bytes_as_by_the_workers(pool, root):
             found = extract_on_pool(encoder.model, settings, images, fanout, **what)
             assert torch.equal(found, expected), what
         assert len(found) == len(images) > settings.numerics.extract_batch
+
+
+def test_a_file_of_features_is_the_same_bytes_from_the_pool(pool, root, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "PART_ROWS", 16)
+    config = tiny.config(root, tmp_path / "run", numerics__dtype="float32", numerics__extract_batch=16)
+    weights = starting_weights(config.training.encoder)
+    write_tensors(tmp_path / "model.pt", {"model": weights, "config": to_yaml(config)})
+    backend, found = local_backend(config), []
+    for fanout in (InProcess(), pool):
+        monkeypatch.setattr(backend, "pool", lambda num_items, fanout=fanout: nullcontext(fanout))
+        out = tmp_path / "features.parquet"
+        prepared = extraction.prepared(
+            tmp_path / "model.pt", root, out, [f"data.pattern={tiny.PATTERN}"], overwrite=True
+        )
+        extraction.extract_file(prepared, backend)
+        found.append(out.read_bytes())
+    assert found[0] == found[1]
 
 
 # A trainer starts in seconds to tens of seconds: four runs, of which SLSR's has two stages, and one that

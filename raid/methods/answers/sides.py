@@ -162,8 +162,8 @@ def _of_pictures(
     if trained.fingerprint() != facts.model:
         raise InputError(
             f"{checkpoint}: not the model that {gallery} was made by (its fingerprint is "
-            f"{short(trained.fingerprint())}, there it is {short(facts.model)}); give that one, or extract the "
-            "gallery anew"
+            f"{short(trained.fingerprint())}, there it is {short(facts.model)}); give that one, or extract "
+            "the gallery anew"
         )
     samples = _pictures(query)
     overrides = [f"data.height={facts.height}", f"data.width={facts.width}", f"run.device={device}"]
