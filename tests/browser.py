@@ -68,6 +68,10 @@ class Browser:
             self._ask("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **given)
             self._ask("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
 
+    def print_media(self, on: bool) -> None:
+        """Show the page as it is printed."""
+        self._ask("Emulation.setEmulatedMedia", media="print" if on else "")
+
     def picture(self, path: Path, *, whole: bool = False) -> None:
         shot = self._ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(shot["data"]))
