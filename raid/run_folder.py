@@ -40,6 +40,7 @@ from raid.errors import InputError
 from raid.files import atomic_path
 from raid.run_status import NAMES as STATUS
 
+GRID_GAP = 2  # white pixels between two pictures of a GAN's grid
 # In the order they are cleared in: as long as anything is left, run.json says whose it is.
 _OWN = (
     "report.html",

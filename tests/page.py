@@ -1,6 +1,7 @@
 """Reads a report as a browser would: a tree of elements, and charts back into numbers."""
 
 import base64
+import hashlib
 import math
 import re
 from collections.abc import Iterator
@@ -83,6 +84,23 @@ def read(path: Path) -> Node:
     text = path.read_text()
     assert text.startswith("<!DOCTYPE html>\n<html lang=")
     return parse(text)
+
+
+def check_policy(tree: Node) -> None:
+    """Fail unless nothing can be loaded, sent or run but the page's own script, known by its hash."""
+    (policy,) = [
+        node.attributes["content"]
+        for node in tree.all("meta")
+        if node.attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    script = tree.one("script")
+    digest = base64.b64encode(hashlib.sha256(script.text.encode()).digest()).decode()
+    assert policy == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+        f"script-src 'sha256-{digest}'"
+    )
+    assert script.attributes == {}
+    assert not [word for word in ("fetch(", "http", "innerHTML", "eval(", "import") if word in script.text]
 
 
 def section(page: Node, anchor: str) -> Node:

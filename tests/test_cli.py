@@ -29,6 +29,7 @@ COMMANDS = [
         ["config"],
         ["demo"],
         ["evaluate"],
+        ["rank"],
         ["compare"],
         ["report"],
         ["scaling"],

@@ -142,6 +142,7 @@ def add_report(commands: Commands) -> None:
         metavar="a.b=c",
         help="of a run: data.root=..., where the images have moved",
     )
+    parser.add_argument("--blur", action="store_true", help="show pictures so that nobody can be recognised")
     parser.set_defaults(run=_report)
 
 
@@ -150,7 +151,7 @@ def _report(options: argparse.Namespace) -> None:
     from raid.methods.reporting import rewrite_report
 
     log.configure()
-    print(rewrite_report(options.folder, options.overrides))
+    print(rewrite_report(options.folder, options.overrides, blur=options.blur))
 
 
 def add_track(commands: Commands) -> None:

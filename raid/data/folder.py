@@ -40,7 +40,7 @@ def load(
     expression = _compiled(pattern)
     meanings = dict(splits) if splits is not None else {split: split for split in SPLITS}
     _check_meanings({**meanings, "": default_split})
-    paths = sorted(_image_paths(root))
+    paths = sorted(image_paths(root))
     matches = {path: match for path in paths if (match := expression.search(path))}
     _check_found(root, pattern, paths, matches)
     found = {path: match.groupdict() for path, match in matches.items()}
@@ -104,7 +104,12 @@ def _meaning(text: str, meanings: Mapping[str, str], path: str) -> str:
     return meanings[text]
 
 
-def _image_paths(root: Path) -> Iterator[str]:
+def image_paths(root: Path) -> Iterator[str]:
+    """Yield the image files below a folder, in no order; hidden ones are passed over, links are followed.
+
+    Raises:
+        InputError: there is no such folder.
+    """
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder; set data.root")
     seen: set[str] = set()

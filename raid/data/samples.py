@@ -201,6 +201,11 @@ class Samples:
         )
 
 
+def camera_name(names: Sequence[str], camera: int) -> str:
+    """Return what a set whose cameras have these `names` calls `camera` (0-based): its number without."""
+    return names[camera] if 0 <= camera < len(names) else str(camera)
+
+
 def relabel(identities: NDArray[np.int64]) -> NDArray[np.int64]:
     """Renumber identities or labels (N,) to 0..K-1 in sorted order; what is negative becomes -1."""
     labels = np.full(len(identities), -1, dtype=np.int64)

@@ -124,3 +124,6 @@ class Run(Schema):
     profile: Annotated[
         bool, "a trace of a few training steps, and a page of what they are made of, in the folder's profile/"
     ] = False
+    blur: Annotated[
+        bool, "show nobody: pictures in the report, and of GANs in the folder and MLflow, are blurred"
+    ] = False

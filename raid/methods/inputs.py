@@ -156,12 +156,6 @@ def _check_matches(query: Samples, gallery: Samples, data: Data) -> None:
     )
 
 
-def camera_name(samples: Samples, camera: int) -> str:
-    """Return what the set calls `camera` (0-based): in Market-1501's layout, one more."""
-    names = samples.camera_names
-    return names[camera] if camera < len(names) else str(camera)
-
-
 def _open(samples: Samples, split: str, data: Data) -> tuple[Samples, Images]:
     return open_part(samples.split(split), data)
 

@@ -28,7 +28,7 @@ Pictures = tuple[RetrievalSet | None, TrainingSets | None]
 _IMAGES = {"icsr": ("data",), "mar": ("data", "source"), "slsr": ("data",)}
 
 
-def rewrite_report(path: Path, overrides: Sequence[str] = ()) -> Path:
+def rewrite_report(path: Path, overrides: Sequence[str] = (), *, blur: bool = False) -> Path:
     """Write the report of the run, or of the sweep, in `path` from its records; return the page's path.
 
     Images that cannot be opened, or that are not those of the run, are a warning, and a page without
@@ -38,6 +38,7 @@ def rewrite_report(path: Path, overrides: Sequence[str] = ()) -> Path:
         path: folder of a run or a sweep.
         overrides: `a.b=c` texts that go before the run's configuration, for images that have moved; none of
             a sweep.
+        blur: show every picture blurred; the page of a sweep has none.
 
     Raises:
         InputError: there is no such folder, it holds no run, no epoch of it has been recorded (or no trial
@@ -59,7 +60,7 @@ def rewrite_report(path: Path, overrides: Sequence[str] = ()) -> Path:
             raise InputError(
                 f"{text}: a report takes fields of section {' and '.join(sections)} alone; the rest is done"
             )
-    return write_report(folder, *_pictures(folder, recorded, overrides))
+    return write_report(folder, *_pictures(folder, recorded, overrides), blur=blur)
 
 
 def _pictures(folder: RunFolder, recorded: dict[str, Any], overrides: Sequence[str]) -> Pictures:

@@ -77,14 +77,23 @@ def _list_block(
     values = np.full(rows.shape, np.nan, np.float32)
     for place, query in enumerate(range(*block)):
         if not empty[query]:
-            first = _first_places(similarity[place], np.flatnonzero(rules.counted(query)), num_places)
+            first = first_places(-similarity[place], np.flatnonzero(rules.counted(query)), num_places)
             rows[place, : len(first)], values[place, : len(first)] = first, similarity[place, first]
     return rows, values
 
 
-def _first_places(similarity: NDArray[np.float32], counted: Ints, num_places: int) -> Ints:
-    """Return the first places by falling similarity, then row, sorting only what reaches them."""
-    values = -similarity[counted]
+def first_places(distances: NDArray[Any], counted: Ints, num_places: int) -> Ints:
+    """Return the first places by rising distance, then row, sorting only what reaches them.
+
+    Args:
+        distances: (G,), no NaN.
+        counted: (C,) rows that count, rising.
+        num_places: how many are wanted.
+
+    Returns:
+        (P,) rows, P the smaller of C and `num_places`.
+    """
+    values = distances[counted]
     if num_places < len(values):
         reach = values <= np.partition(values, num_places - 1)[num_places - 1]
         counted, values = counted[reach], values[reach]

@@ -1,4 +1,4 @@
-"""A run, or a sweep, as one page: a file that needs no network, no script and no other file to be read."""
+"""A run, or a sweep, as one page: a file that needs no network, no other file, and no script to be read."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,7 +67,11 @@ _SECTIONS = {"icsr": _ICSR, "mar": _MAR, "slsr": _SLSR}
 
 
 def write_report(
-    folder: RunFolder, retrieval: RetrievalSet | None, training: TrainingSets | None = None
+    folder: RunFolder,
+    retrieval: RetrievalSet | None,
+    training: TrainingSets | None = None,
+    *,
+    blur: bool = False,
 ) -> Path:
     """Write `report.html` of what a run has recorded up to here, and return its path.
 
@@ -77,11 +81,12 @@ def write_report(
         folder: of a run, finished or not, with at least one epoch.
         retrieval: the query and gallery that it was evaluated on, for the pictures; None: without.
         training: the sets that MAR was trained on, for the pictures; None: without.
+        blur: show every picture blurred, as a run with run.blur does anyway.
 
     Raises:
         InputError: the folder holds no run or no epoch, a record in it is damaged, or the page cannot be
             written.
     """
-    run = Run.read(folder, retrieval, training)
+    run = Run.read(folder, retrieval, training, blur=blur)
     sections = [(anchor, name, content(run)) for anchor, name, content in _SECTIONS[run.method]]
     return write_page(folder.report, document(title(run), header(run), sections, _FOOTER))

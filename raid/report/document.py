@@ -6,14 +6,27 @@ from pathlib import Path
 from raid.errors import InputError
 from raid.files import atomic_path
 from raid.report.markup import Html, element
+from raid.report.script import SCRIPT, script_hash
 from raid.report.style import style
 
-# Whatever a browser makes of the page, it loads nothing but what the page holds.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+# Whatever a browser makes of the page, it loads nothing but what the page holds, sends nothing, and runs
+# nothing but this one script.
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    f"script-src {script_hash()}"
+)
 Section = tuple[str, str, Iterable[Html]]
 
 
-def document(title: str, header: Html, sections: Sequence[Section], footer: str, *, rules: str = "") -> str:
+def document(
+    title: str,
+    header: Html,
+    sections: Sequence[Section],
+    footer: str,
+    *,
+    rules: str = "",
+    class_: str | None = None,
+) -> str:
     """Return a page that needs no other file.
 
     Args:
@@ -22,11 +35,12 @@ def document(title: str, header: Html, sections: Sequence[Section], footer: str,
         sections: anchor, name and what is in it.
         footer: one line.
         rules: of style, beside those that all pages share.
+        class_: of the body.
     """
     head = element(
         "head",
         element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("link", rel="icon", href="data:,"),  # or a browser asks the server for one
         element("title", title),
@@ -37,7 +51,9 @@ def document(title: str, header: Html, sections: Sequence[Section], footer: str,
     ]
     links = [element("a", name, href=f"#{anchor}") for anchor, name, _ in sections]
     contents = element("nav", *links, aria_label="Contents")
-    body = element("body", header, contents, element("main", *main), element("footer", footer))
+    script = element("script", Html(SCRIPT))
+    parts = (header, contents, element("main", *main), element("footer", footer), script)
+    body = element("body", *parts, class_=class_)
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 
 

@@ -7,10 +7,11 @@ from raid.report.charts import Axes, Series, line_chart, number, percent
 from raid.report.image_clusters import none_made
 from raid.report.markup import Html, element
 from raid.report.panels import grid, note, table
-from raid.report.pictures import stored_picture
+from raid.report.pictures import SheetSize, stored_picture
 from raid.report.run import Run
 from raid.report.slsr_records import Gan
 from raid.report.style import NUM_LOOKS
+from raid.run_folder import GRID_GAP
 
 _SHOWN_PIXELS, _EARLIER_PIXELS = 520_000, 120_000  # 720 x 720, 346 x 346
 _MOST_EARLIER = 6
@@ -141,25 +142,36 @@ def images(run: Run) -> Iterator[Html]:
 
 def _grids(gan: Gan, run: Run) -> Html:
     """Return the newest grid of a GAN, the real images, and the earlier grids folded."""
+    blur = _blur(run)
     counts, parts = run.slsr.generated.get("counts", []), []
     told = f", {counts[gan.cluster]} generated" if 0 <= gan.cluster < len(counts) else ""
     if gan.grids:
         epoch, path = gan.grids[-1]
-        parts += [_said(f"Samples after epoch {epoch}"), _picture(gan, epoch, path, _SHOWN_PIXELS)]
+        parts += [_said(f"Samples after epoch {epoch}"), _picture(gan, epoch, path, _SHOWN_PIXELS, blur)]
     if gan.real:
-        shown = stored_picture(gan.real, f"{gan.name}: real images", most_pixels=_SHOWN_PIXELS)
+        shown = stored_picture(gan.real, f"{gan.name}: real images", most_pixels=_SHOWN_PIXELS, blur=blur)
         parts += [_said("Real images"), shown]
-    return element("figure", element("figcaption", f"{gan.name.capitalize()}{told}"), *parts, _earlier(gan))
+    return element(
+        "figure", element("figcaption", f"{gan.name.capitalize()}{told}"), *parts, _earlier(gan, blur)
+    )
 
 
-def _earlier(gan: Gan) -> Html:
+def _blur(run: Run) -> SheetSize | None:
+    """Return how the grids are blurred, if they are."""
+    if not run.blur:
+        return None
+    height, width = (max(1, int(run.config.get(f"gan.{side}", 1))) for side in ("height", "width"))
+    return SheetSize(height, width, GRID_GAP)
+
+
+def _earlier(gan: Gan, blur: SheetSize | None) -> Html:
     before = gan.grids[:-1]
     if not before:
         return Html()
     count = min(len(before), _MOST_EARLIER)
     chosen = [before[i * len(before) // count] for i in range(count)]
     items = [
-        element("div", _said(f"Epoch {epoch}"), _picture(gan, epoch, path, _EARLIER_PIXELS))
+        element("div", _said(f"Epoch {epoch}"), _picture(gan, epoch, path, _EARLIER_PIXELS, blur))
         for epoch, path in chosen
     ]
     which = f"{count} of {len(before)} earlier grids" if count < len(before) else "Earlier grids"
@@ -170,5 +182,6 @@ def _said(text: str) -> Html:
     return element("p", text, class_="muted said")
 
 
-def _picture(gan: Gan, epoch: int, path: Any, most_pixels: int) -> Html:
-    return stored_picture(path, f"{gan.name}: samples after epoch {epoch}", most_pixels=most_pixels)
+def _picture(gan: Gan, epoch: int, path: Any, most_pixels: int, blur: SheetSize | None) -> Html:
+    what = f"{gan.name}: samples after epoch {epoch}"
+    return stored_picture(path, what, most_pixels=most_pixels, blur=blur)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from html import escape
 
-_VOID = frozenset({"img", "link", "meta", "wbr"})  # of those that the report uses
+_VOID = frozenset({"img", "input", "link", "meta", "wbr"})  # of those that the report uses
 
 
 class Html(str):

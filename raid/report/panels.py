@@ -42,24 +42,42 @@ def seconds_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "") -> Html:
-    """Return a table in a box that scrolls where it is wider than the page.
+def table(
+    caption: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    note: str = "",
+    total: bool = False,
+    group: str | None = None,
+) -> Html:
+    """Return a table that can be sorted, in a box that scrolls where it is wider than the page.
 
     Args:
         caption: above it.
         head: name of every column.
         rows: cells of every row, its name first.
         note: under the table.
+        total: whether the last row is of all others, and stays the last.
+        group: tables of one group are sorted as one, and each keeps its number of rows.
     """
+    last = len(rows) - 1 if total else None
     lines = [
-        element("tr", element("th", name, scope="row"), *(element("td", cell) for cell in cells))
-        for name, *cells in rows
+        element(
+            "tr",
+            element("th", name, scope="row"),
+            *(element("td", cell) for cell in cells),
+            class_="total" if number == last else None,
+        )
+        for number, (name, *cells) in enumerate(rows)
     ]
     shown = element(
         "table",
         element("caption", caption),
         element("thead", element("tr", *(element("th", name, scope="col") for name in head))),
         element("tbody", *lines),
+        class_="sortable" if len(rows) > 1 + total else None,
+        data_group=group,
     )
     scroll = element("div", shown, class_="scroll", tabindex=0, role="group", aria_label=caption)
     return element("figure", scroll, element("p", note, class_="muted") if note else "")

@@ -2,16 +2,18 @@
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from raid.data.blurring import BlurredImages, blurred_sheet
 from raid.data.images import Images
 from raid.data.samples import Samples
 from raid.errors import InputError
+from raid.evaluate import RetrievalSet
 from raid.report.markup import Html, element
 
 _HEIGHT, _WIDTH = 160, 80  # a picture in the page has no more pixels than it needs for one of the two
@@ -35,6 +37,20 @@ class TrainingSets:
     target_images: Images
     source: Samples
     source_images: Images
+
+
+def blurred_retrieval(of: RetrievalSet) -> RetrievalSet:
+    """Return query and gallery of which a page can show no face."""
+    return replace(
+        of, query_images=BlurredImages(of.query_images), gallery_images=BlurredImages(of.gallery_images)
+    )
+
+
+def blurred_training(of: TrainingSets) -> TrainingSets:
+    """Return target and source of which a page can show no face."""
+    return replace(
+        of, target_images=BlurredImages(of.target_images), source_images=BlurredImages(of.source_images)
+    )
 
 
 def strip(title: str, items: Sequence[Html]) -> Html:
@@ -65,16 +81,26 @@ def _data_uri(images: Images, row: int) -> str:
     if scale < 1:
         size = round(shown.width * scale), round(shown.height * scale)
         shown = shown.resize(size, Image.Resampling.LANCZOS)
-    return _jpeg(shown, 88)
+    return jpeg_uri(shown, 88)
 
 
-def stored_picture(path: Path, what: str, *, most_pixels: int) -> Html:
+@dataclass(frozen=True)
+class SheetSize:
+    """Pixels of each picture of a stored sheet, and between two."""
+
+    height: int
+    width: int
+    gap: int
+
+
+def stored_picture(path: Path, what: str, *, most_pixels: int, blur: SheetSize | None = None) -> Html:
     """Return a picture of the run folder, re-encoded where it is large: the page is to stay small.
 
     Args:
         path: of the picture.
         what: it shows, for who cannot see it.
         most_pixels: a larger one is reduced to about so many.
+        blur: blur the pictures of this size that it is made of; None: show it as it is.
 
     Raises:
         InputError: the file is missing, or no picture.
@@ -86,10 +112,13 @@ def stored_picture(path: Path, what: str, *, most_pixels: int) -> Html:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: no picture that can be read: {error}") from error
     ratio = f"{shown.width}/{shown.height}"
-    if len(content) <= _SMALL_FILE:
+    if blur is not None:
+        sheet = blurred_sheet(np.asarray(shown), blur.height, blur.width, blur.gap)
+        source = jpeg_uri(_reduced(Image.fromarray(sheet), most_pixels), 80)
+    elif len(content) <= _SMALL_FILE:
         source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     else:
-        source = _jpeg(_reduced(shown, most_pixels), 80)
+        source = jpeg_uri(_reduced(shown, most_pixels), 80)
     return element("img", src=source, alt=what, style=f"aspect-ratio:{ratio}")
 
 
@@ -99,7 +128,8 @@ def _reduced(shown: Image.Image, most_pixels: int) -> Image.Image:
     return shown.resize(size, Image.Resampling.LANCZOS)
 
 
-def _jpeg(shown: Image.Image, quality: int) -> str:
+def jpeg_uri(shown: Image.Image, quality: int) -> str:
+    """Return a picture as an address that holds it, without what its file said of it."""
     file = BytesIO()
     shown.save(file, "JPEG", quality=quality)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

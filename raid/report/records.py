@@ -67,7 +67,7 @@ def configuration(run: Run) -> Iterator[Html]:
 
 def _totals(rows: Sequence[tuple[str, float, float]]) -> Html:
     lines = [(name, seconds_text(value), percent(share)) for name, value, share in rows]
-    return table("Totals of the recorded epochs", ("stage", "time", "share"), lines)
+    return table("Totals of the recorded epochs", ("stage", "time", "share"), lines, total=True)
 
 
 def _words(name: str) -> str:

@@ -11,7 +11,7 @@ from raid.evaluate import Record, RetrievalSet, load_record
 from raid.health import alarms, mining_alarms, slsr_alarms
 from raid.report.charts import Point
 from raid.report.mar_records import MarRecords
-from raid.report.pictures import TrainingSets
+from raid.report.pictures import TrainingSets, blurred_retrieval, blurred_training
 from raid.report.reading import Epoch, is_finite, records
 from raid.report.slsr_records import SlsrRecords
 from raid.run_folder import RunFolder
@@ -39,6 +39,7 @@ class Run:
         slsr: what SLSR alone records.
         finished: whether the model has been written.
         written: when the last epoch was recorded.
+        blur: whether its pictures are shown blurred.
     """
 
     name: str
@@ -54,10 +55,17 @@ class Run:
     slsr: SlsrRecords
     finished: bool
     written: datetime
+    blur: bool
 
     @staticmethod
-    def read(folder: RunFolder, retrieval: RetrievalSet | None, training: TrainingSets | None) -> "Run":
-        """Read what the folder holds.
+    def read(
+        folder: RunFolder,
+        retrieval: RetrievalSet | None,
+        training: TrainingSets | None,
+        *,
+        blur: bool = False,
+    ) -> "Run":
+        """Read what the folder holds; `blur`, or the run's own run.blur, blurs the pictures.
 
         Raises:
             InputError: it holds no run, or one of an unknown method, no epoch has been recorded, or a record
@@ -72,12 +80,17 @@ class Run:
         epochs = records(metrics, folder.metrics, "epoch")
         if not epochs:
             raise InputError(f"{folder.path}: no epoch has been recorded yet: there is nothing to report")
+        config = read_flat(folder.config)
+        blur = blur or bool(config.get("run.blur", False))
+        if blur:
+            retrieval = None if retrieval is None else blurred_retrieval(retrieval)
+            training = None if training is None else blurred_training(training)
         record = load_record(folder.evaluation) if folder.evaluation.exists() else {}
         steps = records(folder.path / "steps.jsonl", folder.steps, "epoch", "loss")
         return Run(
             name=folder.path.absolute().name,
             method=recorded["method"],
-            config=read_flat(folder.config),
+            config=config,
             config_text=folder.config.read_text(errors="replace"),
             set=recorded["set"],
             epochs=epochs,
@@ -88,6 +101,7 @@ class Run:
             slsr=SlsrRecords.read(folder),
             finished=folder.model.exists(),
             written=datetime.fromtimestamp(metrics.stat().st_mtime, UTC),
+            blur=blur,
         )
 
     def points(self, key: str) -> list[Point]:

@@ -57,7 +57,8 @@ _DARK_HEAT = ((38, 52, 66), (140, 202, 255))
 
 _RULES = """
 *{box-sizing:border-box}
-html{color-scheme:light dark;-webkit-text-size-adjust:100%}
+[hidden]{display:none!important}
+html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--page);color:var(--text);
  font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 main,header,footer,nav{max-width:70rem;margin:0 auto;padding:0 .75rem}
@@ -165,17 +166,59 @@ figure details summary{font-size:.85rem}
 .earlier p{margin:0}
 .strip .query{margin-right:.7rem}
 .strip .query img,.strip .query .gone{border-color:var(--text)}
+.strip .camera{display:block;color:var(--muted);font-size:.72rem;overflow-wrap:anywhere}
 .strip small{color:var(--muted);font-size:.75rem}
 details{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.5rem .75rem;
  margin:.75rem 0}
 summary{cursor:pointer;font-weight:600}
 pre{overflow-x:auto;font-size:.8rem;line-height:1.45;margin:.5rem 0 0}
+button,input,select{font:inherit;color:inherit}
+.tools{display:flex;gap:.5rem;margin-left:auto}
+.tools button,dialog button,.controls input[type=search],.controls select{background:var(--card);
+ border:1px solid var(--line);border-radius:.35rem;padding:.2rem .6rem;cursor:pointer}
+.controls input[type=search]{cursor:text;width:100%}
+.controls select{width:100%}
+:is(button,input,select,a,summary,.strip li,.pairs li):focus-visible{outline:2px solid var(--link);
+ outline-offset:1px}
+th button{all:unset;cursor:pointer;white-space:inherit}
+th button:hover{text-decoration:underline}
+th button::after{content:"↕";color:var(--muted);opacity:.6;padding-left:.25em;display:inline-block;
+ font-weight:400}
+th[aria-sort] button::after{opacity:1;color:var(--link);font-weight:700}
+th[aria-sort=ascending] button::after{content:"↑"}
+th[aria-sort=descending] button::after{content:"↓"}
+.controls{display:none}
+.script .controls{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.4rem .75rem;
+ align-items:end;padding:.6rem .75rem;background:var(--card);border:1px solid var(--line);
+ border-radius:.5rem;margin:.75rem 0;font-size:.85rem}
+.controls label{display:block;min-width:0}
+.controls label span{color:var(--muted);display:block}
+.controls label.check{display:flex;gap:.4rem;align-items:center;padding:.25rem 0}
+.controls output{color:var(--muted);padding:.25rem 0}
+.script :is(.strip,.pairs) li img{cursor:zoom-in}
+.list{scroll-margin:.5rem}
+.list:focus-within .box{border-color:var(--link)}
+dialog{background:var(--card);color:var(--text);border:1px solid var(--line);border-radius:.5rem;
+ max-width:min(94vw,34rem)}
+dialog::backdrop{background:rgb(0 0 0/.6)}
+dialog.large img{display:block;height:min(70vh,36rem);max-width:100%;margin:0 auto;object-fit:contain;
+ image-rendering:auto}
+.help h2{margin:0 0 .5rem}
+.help dl{display:grid;grid-template-columns:auto 1fr;gap:.25rem 1rem;margin:.5rem 0 1rem}
+.help dt{font-weight:600}
+.help dd{margin:0}
+@media print{.tools,.controls,nav,dialog{display:none!important}.scroll{overflow:visible}
+ .strip{flex-wrap:wrap;width:auto}.list,figure,.box{break-inside:avoid}body{font-size:12px}}
 """
 
 
 def style() -> str:
-    """Return the style sheet."""
-    dark = f"@media (prefers-color-scheme:dark){{{_colors(_DARK, _DARK_SERIES, _DARK_HEAT)}}}"
+    """Return the style sheet: the system's look, or the one that was chosen; paper is light."""
+    of_dark = f"{{color-scheme:dark;{_colors(_DARK, _DARK_SERIES, _DARK_HEAT)}}}"
+    dark = (
+        f"@media screen and (prefers-color-scheme:dark){{:root:not([data-look=light]){of_dark}}}"
+        f"@media screen{{:root[data-look=dark]{of_dark}}}"
+    )
     series = "".join(
         f".line.c{i}{{stroke:var(--c{i})}}.mark.c{i}{{fill:var(--c{i});stroke:var(--c{i})}}"
         f".mark.hollow.c{i}{{fill:var(--card)}}.bar.c{i} rect{{fill:var(--c{i})}}"
@@ -183,7 +226,8 @@ def style() -> str:
         for i in range(NUM_LOOKS)
     )
     heat = "".join(f".h{i}{{background:var(--h{i});color:var(--t{i})}}" for i in range(HEAT_STEPS))
-    return _colors(_LIGHT, _LIGHT_SERIES, _LIGHT_HEAT) + dark + _RULES + series + heat
+    light = f":root{{color-scheme:light;{_colors(_LIGHT, _LIGHT_SERIES, _LIGHT_HEAT)}}}"
+    return light + dark + _RULES + series + heat
 
 
 def _colors(
@@ -194,7 +238,7 @@ def _colors(
         mixed = [a + (b - a) * i / (HEAT_STEPS - 1) for a, b in zip(*heat, strict=True)]
         values[f"h{i}"] = f"rgb({','.join(f'{part:.0f}' for part in mixed)})"
         values[f"t{i}"] = "#000" if _luminance(mixed) > 0.18 else "#fff"
-    return ":root{" + "".join(f"--{name}:{value};" for name, value in values.items()) + "}"
+    return "".join(f"--{name}:{value};" for name, value in values.items())
 
 
 def _luminance(color: list[float]) -> float:

@@ -98,11 +98,11 @@ def _settings(settings: Any) -> str:
 
 def _folded(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], what: str) -> Iterator[Html]:
     """Yield a table, and after its first rows another, folded away."""
-    yield table(caption, head, rows[:_MOST_ROWS])
+    yield table(caption, head, rows[:_MOST_ROWS], group=what)
     rest = rows[_MOST_ROWS:]
     if rest:
         summary = element("summary", f"{len(rest)} more {what}")
-        yield element("details", summary, table(f"{caption}, continued", head, rest))
+        yield element("details", summary, table(f"{caption}, continued", head, rest, group=what))
 
 
 def _reference(sweep: Sweep) -> Point | None:

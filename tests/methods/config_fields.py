@@ -17,6 +17,7 @@ NOT_IN_HASH = {
     "evaluate.seed",
     "extract.on",
     *("pool.per_gpu", "pool.size"),
+    "run.blur",
     *("run.checkpoint_minutes", "run.checkpoint_steps", "run.device", "run.folder", "run.keep_checkpoints"),
     *("run.min_workers", "run.profile", "run.retries", "run.step_timeout_s", "run.workers"),
     *("track.enabled", "track.experiment", "track.parent"),

@@ -1,5 +1,6 @@
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from PIL import Image
 from slsr_pictures import contents, elsewhere, gan_job, pictures
 
+from raid.data.blurring import blurred
 from raid.distributed.fanout import InProcess, Processes
 from raid.errors import InputError
 from raid.files import read_tensors
@@ -95,6 +97,24 @@ def test_files_of_a_gan(tmp_path, seen):
     assert num_latent == 8
     z = gan_training._noise(job, 1, gan_training.SAMPLES, gan_training._FIXED)
     np.testing.assert_array_equal(generate(generator, z, torch.device("cpu")), samples[2])
+
+
+def test_grids_are_blurred_and_nothing_else(tmp_path, seen):
+    """Each picture by itself; the GAN is trained on what the images are."""
+    _, samples = seen
+    clear, blur = (tmp_path / name for name in ("clear", "blur"))
+    for folder in (clear, blur):
+        train_gan(0, replace(gan_job(folder, 20, epochs=1), blur=folder is blur))
+    before, after = contents(clear), contents(blur)
+    grids = {name for name in before if name.endswith(".png")}
+    assert len(grids) == 2
+    assert {name for name in before if before[name] != after[name]} == grids
+    shown = samples[0][:64].transpose(0, 2, 3, 1)
+    with Image.open(blur / "gans" / "cluster_00" / "grid_00001.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), grid(blurred(shown).transpose(0, 3, 1, 2)))
+    with Image.open(blur / "gans" / "cluster_00" / "real.png") as picture:
+        one = np.asarray(picture)[:32, :16]
+        np.testing.assert_array_equal(blurred(one), one)
 
 
 def test_batches_are_shuffled_passes(tmp_path, seen):

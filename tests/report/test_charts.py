@@ -224,8 +224,9 @@ def test_a_matrix_with_gaps_and_of_one_camera():
 
 
 def modes() -> list[dict[str, str]]:
-    light, dark = re.findall(r":root\{(.*?)\}", style())
-    return [dict(pair.split(":", 1) for pair in mode.strip(";").split(";")) for mode in (light, dark)]
+    light, of_system, chosen = re.findall(r":root[^{}]*\{(.*?)\}", style())
+    assert of_system == chosen
+    return [dict(pair.split(":", 1) for pair in mode.strip(";").split(";")) for mode in (light, chosen)]
 
 
 def luminance(color: str) -> float:

@@ -144,7 +144,8 @@ def test_markup_is_text_wherever_it_stands(tmp_path):
                 number += 1
     folder.best.write_text(f"model:\n  weights: {MARKUP}\n")
     tree = whole(folder)
-    assert not {"script", "u", "f", "c", "em", "q"} & {node.tag for node in tree.walk()}
+    page.check_policy(tree)
+    assert not {"u", "f", "c", "em", "q"} & {node.tag for node in tree.walk()}
     assert all(node.classes for node in tree.all("i"))  # steps of a band of colours
     assert tree.one("h1").text == f"Sweep of icsr: {MARKUP}"
     assert rows(page.section(tree, "trials"), "All trials")[1][-1] == MARKUP

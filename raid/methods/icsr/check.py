@@ -5,11 +5,11 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from raid.data.samples import Samples
+from raid.data.samples import Samples, camera_name
 from raid.errors import InputError
 from raid.methods.icsr.config import IcsrConfig
 from raid.methods.icsr.memory import ClusterTask, cluster_bytes, usual_entries, what_would_fit
-from raid.methods.inputs import Inputs, camera_name
+from raid.methods.inputs import Inputs
 from raid.methods.sections import auto_k1
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def _check_refinement(config: IcsrConfig, train: Samples) -> None:
         return
     shares = []
     for camera, count in zip(*np.unique(train.cameras, return_counts=True), strict=True):
-        name, clusters = camera_name(train, camera), config.intra.clusters_of(count)
+        name, clusters = camera_name(train.camera_names, camera), config.intra.clusters_of(count)
         if count == 1:
             logger.warning("camera %s has one image: it is a local cluster by itself", name)
             continue

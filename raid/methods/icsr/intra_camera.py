@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from raid.data.images import Images
+from raid.data.samples import camera_name
 from raid.distributed.fanout import FanOut
 from raid.distributed.group import Group
 from raid.files import atomic_path
@@ -28,7 +29,7 @@ from raid.methods.icsr.clustering import cluster
 from raid.methods.icsr.config import IcsrConfig
 from raid.methods.icsr.contrastive import ContrastiveEncoder
 from raid.methods.icsr.local_labels import write_local_labels
-from raid.methods.inputs import Inputs, camera_name
+from raid.methods.inputs import Inputs
 from raid.methods.stalls import watched
 from raid.run_folder import RunFolder
 
@@ -60,7 +61,7 @@ def intra_camera(
     numbers, sizes = np.unique(cameras, return_counts=True)
     largest_first = [int(camera) for camera in numbers[np.argsort(-sizes, kind="stable")]]
     waiting = [camera for camera in largest_first if not _camera_file(folder, camera).exists()]
-    names = {camera: camera_name(inputs.train, camera) for camera in largest_first}
+    names = {camera: camera_name(inputs.train.camera_names, camera) for camera in largest_first}
     job = CameraJob(config, inputs.train_images, cameras, names, weights, folder.path)
     results = fanout.map(timed_camera, waiting, job)
     bar = tqdm(results, "cameras", len(waiting), disable=None)

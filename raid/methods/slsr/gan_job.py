@@ -29,6 +29,7 @@ class GanJob:
         clusters: (N,) cluster of each image, 0..num_clusters-1.
         num_clusters: clusters, empty ones too.
         folder: gans/ of the run, absolute: every process of the pool writes there what it trains.
+        blur: whether grids of pictures are written blurred.
     """
 
     gan: Gan
@@ -38,6 +39,7 @@ class GanJob:
     clusters: Ints
     num_clusters: int
     folder: Path
+    blur: bool = False
 
     @property
     def with_gan(self) -> list[int]:

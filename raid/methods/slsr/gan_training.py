@@ -53,7 +53,8 @@ def train_gan(cluster: int, job: GanJob) -> GanResult:
     if job.is_done(cluster):  # by a process that died before it could say so
         return read_result(place)
     real = resized_array(job.images.take(job.rows(cluster)), job.gan.height, job.gan.width)
-    write_grid(place / "real.png", real[job.random(cluster, _REAL).permutation(len(real))[:_SHOWN]])
+    shown = real[job.random(cluster, _REAL).permutation(len(real))[:_SHOWN]]
+    write_grid(place / "real.png", shown, blur=job.blur)
     variance = float(pixel_variance(real).mean())
     networks, lines = _start(cluster, job)
     for epoch in range(len(lines), job.gan.epochs):
@@ -61,7 +62,7 @@ def train_gan(cluster: int, job: GanJob) -> GanResult:
         samples = networks.generate(_noise(job, cluster, SAMPLES, _FIXED))
         varied = float(pixel_variance(samples).mean()) / variance if variance > 0 else None
         lines.append({"epoch": epoch, **losses, "variance_ratio": varied})
-        _record(place, networks, lines, samples, job.gan)
+        _record(place, networks, lines, samples, job)
         _tell(cluster, lines[-1], job.gan.epochs)
     steps = job.gan.epochs * job.gan.num_steps(len(real))
     last = lines[-1]["variance_ratio"]
@@ -123,11 +124,11 @@ def _noise(job: GanJob, cluster: int, count: int, *key: int) -> Tensor:
     return torch.from_numpy(numbers.astype(np.float32))
 
 
-def _record(place: Path, networks: Dcgan, lines: list[dict[str, Any]], samples: Bytes, gan: Gan) -> None:
+def _record(place: Path, networks: Dcgan, lines: list[dict[str, Any]], samples: Bytes, job: GanJob) -> None:
     """Write what an epoch leaves: a grid now and then, the full state, and the lines so far."""
     done = len(lines)
-    if done % gan.grid_epochs == 0 or done == gan.epochs:
-        write_grid(place / f"grid_{done:05d}.png", samples[:_SHOWN])
+    if done % job.gan.grid_epochs == 0 or done == job.gan.epochs:
+        write_grid(place / f"grid_{done:05d}.png", samples[:_SHOWN], blur=job.blur)
     write_tensors(place / "checkpoint.pt", {"networks": networks.state(), "lines": lines})
     _write_lines(place, lines)
 

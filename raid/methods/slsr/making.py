@@ -59,6 +59,7 @@ def _make(config: SlsrConfig, inputs: SlsrInputs, folder: RunFolder, backend: Ba
             clustered.clusters,
             config.clusters.num_clusters,
             folder.gans,
+            blur=config.run.blur,
         )
         with spans("gan"):
             train_gans(job, fanout)

@@ -1,0 +1,56 @@
+"""Small pictures of files in a page: each as an address that holds it."""
+
+import functools
+import logging
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from raid.data.blurring import blurred
+from raid.data.pixels import decode, upright_size
+from raid.data.reading import read_bytes
+from raid.report.pictures import jpeg_uri
+
+logger = logging.getLogger(__name__)
+
+_HEIGHT, _LEAST_WIDTH, _MOST_WIDTH = 128, 32, 256
+_QUALITY = 78
+_KEPT = 8192  # pictures: a gallery's image is in many lists
+
+
+@dataclass
+class Previews:
+    """Pictures of files as they are asked for.
+
+    Attributes:
+        blur: whether all are blurred.
+        gone: files that could not be shown.
+    """
+
+    blur: bool
+    gone: set[Path] = field(default_factory=set)
+
+    def of(self, file: Path) -> tuple[str, str] | None:
+        """Return address and ratio (W/H) of a picture; None where the file is gone, or none."""
+        found = _preview(file, self.blur)
+        if found is None:
+            self.gone.add(file)
+        return found
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _preview(file: Path, blur: bool) -> tuple[str, str] | None:
+    try:
+        data = read_bytes(file)
+        with Image.open(BytesIO(data)) as image:
+            width, height = upright_size(image)
+        wide = min(max(round(_HEIGHT * width / height), _LEAST_WIDTH), _MOST_WIDTH)
+        pixels = decode(data, _HEIGHT, wide).transpose(1, 2, 0)
+    except Exception as error:  # damaged bytes make the decoders raise nearly anything
+        logger.debug("%s: no preview: %s", file, error)
+        return None
+    shown = blurred(pixels) if blur else np.ascontiguousarray(pixels)
+    return jpeg_uri(Image.fromarray(shown), _QUALITY), f"{wide}/{_HEIGHT}"
