@@ -1,9 +1,11 @@
 """A model that a run of any method ended with, read back from its file."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from raid import __version__
@@ -80,6 +82,14 @@ class Trained:
         """
         misfit = f"{self.path}: its weights do not fit {settings.model.backbone}"
         return network_of(settings, self.weights, misfit)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the weights' names, shapes and numbers, hexadecimal: wherever the file is."""
+        found = hashlib.sha256()
+        for name, value in sorted(self.weights.items()):
+            found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
 
     def identity(self) -> dict[str, Any]:
         """Return what says which model it is, and by which colours it sees."""

@@ -1,0 +1,1 @@
+"""What a trained model is asked for: features of a set, ranked lists, a threshold."""
