@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from raid.commands.arguments import Commands, positive, writing
+from raid.commands.data_import import add_import_mot
 
 EXIT_FOUND_ERRORS = 1
 
@@ -55,6 +56,8 @@ def add_data(commands: Commands) -> None:
     check.add_argument("--json", metavar="FILE", help="write everything as JSON too; -: only that, to stdout")
     check.add_argument("--workers", type=positive, metavar="N", help="threads (one a CPU, at most 16)")
     check.set_defaults(run=_check)
+
+    add_import_mot(data)
 
 
 def _synth(options: argparse.Namespace) -> None:
