@@ -123,6 +123,18 @@ def test_sequences_are_cameras_and_share_no_identity(tmp_path, pixels):
     assert samples.camera_names == ("0", "1", "one", "two")
 
 
+def test_the_readmes_commands(tmp_path, pixels, monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (block,) = re.findall(r"<!-- run by tests/data/test_mot.py -->\n```sh\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for name in ("door", "hall"):
+        write_boxes(write_video(Path("videos", name), [noise(40, 80, seed=1)]), "1,5,0,0,30,70")
+    for line in block.splitlines():
+        program, *arguments = line.split()
+        assert (program, main(arguments)) == ("raid", 0)
+    assert "crops/manifest.parquet: 2 crops of 2 identities, 2 cameras" in capsys.readouterr().out
+
+
 TRUTH = (
     "1,1,0,0,10,20,1,1,1.0",
     "1,2,0,0,10,30,1,7,0.5",
