@@ -7,6 +7,7 @@ from raid import __version__
 from raid.commands.answers import add_extract, add_rank
 from raid.commands.command_line import exit_status, parse_with_overrides
 from raid.commands.data import add_data
+from raid.commands.export import add_export
 from raid.commands.results import (
     add_compare,
     add_evaluate,
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add_scaling(commands)
     add_tables(commands)
     add_report(commands)
+    add_export(commands)
     add_track(commands)
     add_register(commands)
     return parser

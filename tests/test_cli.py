@@ -35,6 +35,7 @@ COMMANDS = [
         ["scaling"],
         ["tables"],
         ["extract"],
+        ["export"],
     ),
     *(["data"], ["data", "synth"], ["data", "synth-check"], ["data", "prepare"], ["data", "check"]),
 ]
@@ -129,6 +130,8 @@ def test_help_of_synth_tells_the_defaults_that_the_settings_have():
         (["data", "synth", "a", "--fresh", "seed=1"], "unrecognized arguments"),
         (["data", "synth", "a", "--seed=x"], "argument --seed: invalid int value"),
         (["evaluate"], r"required: CHECKPOINT\n"),
+        (["export", "model.pt"], r"required: --onnx\n"),
+        (["export", "model.pt", "--onnx=a.onnx", "--threshold=x"], "argument --threshold: invalid float"),
         (["demo", "icsr", "f.yaml", "--seeds=0"], "argument --seeds: '0' is not a whole number from 1"),
         (["demo", "icsr", "f.yaml", "--seeds=two"], "argument --seeds: 'two' is not a whole number from 1"),
     ],

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from raid.commands.arguments import Commands, positive, writing
+from raid.commands.data_import import add_import_mot
 
 EXIT_FOUND_ERRORS = 1
 
@@ -40,6 +41,23 @@ def add_data(commands: Commands) -> None:
     prepare = data.add_parser("prepare", help="read a set once and write its manifest (Parquet)")
     prepare.add_argument("out", type=Path, metavar="FILE.parquet")
     prepare.add_argument("overrides", nargs="*", metavar="a=b", help="fields of section data: root=, layout=")
+    prepare.add_argument(
+        "--hash-identities",
+        action="store_true",
+        help="write codes in place of the identities: HMAC-SHA256 with a key that is thrown away",
+    )
+    prepare.add_argument(
+        "--identity-key",
+        type=Path,
+        metavar="FILE",
+        help="the key to hash with: sets hashed with one key have one code for one identity",
+    )
+    prepare.add_argument(
+        "--copy",
+        type=Path,
+        metavar="FOLDER",
+        help="copy the images too, under names that do not tell the identities",
+    )
     prepare.set_defaults(run=_prepare)
 
     check = data.add_parser(
@@ -55,6 +73,8 @@ def add_data(commands: Commands) -> None:
     check.add_argument("--json", metavar="FILE", help="write everything as JSON too; -: only that, to stdout")
     check.add_argument("--workers", type=positive, metavar="N", help="threads (one a CPU, at most 16)")
     check.set_defaults(run=_check)
+
+    add_import_mot(data)
 
 
 def _synth(options: argparse.Namespace) -> None:
@@ -76,14 +96,34 @@ def _synth_check(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
+    from raid import log
     from raid.config import load
+    from raid.data.hashed import hashed_set
     from raid.methods.inputs import load_samples
     from raid.methods.sections import Data
 
+    log.configure()
+    key = _identity_key(options)  # mistakes before any work
     samples = load_samples(load(Data, overrides=options.overrides))
+    if key is not None:
+        with writing(options.copy):
+            samples = hashed_set(samples, key, options.copy)
     with writing(options.out):
         samples.write(options.out)
     print(f"{options.out}: {len(samples)} images, splits {', '.join(samples.splits)}")
+
+
+def _identity_key(options: argparse.Namespace) -> bytes | None:
+    """Return what identities are hashed with; None: they are not."""
+    from raid.data.hashed import fresh_key, read_key
+    from raid.errors import InputError
+
+    if options.hash_identities:
+        return fresh_key() if options.identity_key is None else read_key(options.identity_key)
+    for name, value in (("--identity-key", options.identity_key), ("--copy", options.copy)):
+        if value is not None:
+            raise InputError(f"{name}: is for --hash-identities; add that, or leave it out")
+    return None
 
 
 def _check(options: argparse.Namespace) -> int:
