@@ -42,6 +42,8 @@ def add_data(commands: Commands) -> None:
     prepare.add_argument("overrides", nargs="*", metavar="a=b", help="fields of section data: root=, layout=")
     prepare.set_defaults(run=_prepare)
 
+    _add_pack(data)
+
     check = data.add_parser(
         "check",
         help="decode every image and say what is wrong with the set",
@@ -55,6 +57,27 @@ def add_data(commands: Commands) -> None:
     check.add_argument("--json", metavar="FILE", help="write everything as JSON too; -: only that, to stdout")
     check.add_argument("--workers", type=positive, metavar="N", help="threads (one a CPU, at most 16)")
     check.set_defaults(run=_check)
+
+
+def _add_pack(data: Commands) -> None:
+    pack = data.add_parser(
+        "pack",
+        help="write a set's images and manifest as Parquet shards, for object storage or a shared folder",
+        description="SOURCE is a manifest, a table, a pack, or the folder of a set. OUT is a folder, "
+        "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or file:///FOLDER; the index pack.parquet is written last. "
+        "Every command reads it by data.layout=pack data.root=OUT. Credentials and endpoint are those of the "
+        "environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).",
+    )
+    pack.add_argument("source", metavar="SOURCE")
+    pack.add_argument("out", metavar="OUT")
+    pack.add_argument(
+        "overrides", nargs="*", default=[], metavar="a=b", help="fields of section data: layout=, ..."
+    )
+    pack.add_argument("--shard-mib", type=positive, metavar="N", default=256, help="MiB of a shard (256)")
+    pack.add_argument(
+        "--resume", action="store_true", help="go on with what OUT holds; nothing is done where it is whole"
+    )
+    pack.set_defaults(run=_pack)
 
 
 def _synth(options: argparse.Namespace) -> None:
@@ -84,6 +107,21 @@ def _prepare(options: argparse.Namespace) -> None:
     with writing(options.out):
         samples.write(options.out)
     print(f"{options.out}: {len(samples)} images, splits {', '.join(samples.splits)}")
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.methods.packing import pack_set
+
+    log.configure()
+    print(
+        pack_set(
+            [options.source, *options.overrides],
+            options.out,
+            shard_mib=options.shard_mib,
+            resume=options.resume,
+        )
+    )
 
 
 def _check(options: argparse.Namespace) -> int:

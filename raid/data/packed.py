@@ -1,4 +1,4 @@
-"""A packed set: its images are in Parquet shards, in a folder or in object storage, found by `pack.parquet`."""
+"""A packed set: its images are in Parquet shards, which `pack.parquet` lists, of a folder or a bucket."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -96,8 +96,8 @@ class Index:
     name: str
     shards: tuple[Shard, ...]
     shard_mib: int
-    paths: pa.Array
-    contents: pa.Array
+    paths: pa.StringArray
+    contents: pa.StringArray
     shard: Ints
     offset: Ints
     size: Ints
@@ -128,7 +128,9 @@ def open_pack(root: Path | str, *, cache_folder: Path, limit_gib: float, timeout
     place = place_of(root)
     data = read_file(place, INDEX, timeout_s)
     if data is None:
-        raise InputError(f"{place}: there is no {INDEX}, which `raid data pack` writes last: not a (whole) pack")
+        raise InputError(
+            f"{place}: there is no {INDEX}, which `raid data pack` writes last: not a (whole) pack"
+        )
     cache = ShardCache(cache_folder.absolute() / "shards", int(limit_gib * _GIB), timeout_s)
     pack = Pack(place, hashlib.sha256(data).hexdigest(), cache)
     index = parse_index(place, data)
@@ -199,12 +201,12 @@ def parse_index(place: Place, data: bytes) -> Index:
         raise InputError(f"{name}: of format {number!r}, and this raid reads {FORMAT}: pack the set again")
     manifest = checked(name, table, Path("/"))
     paths = manifest["path"].to_pylist()
-    if paths != table["path"].to_pylist() or any(path.startswith("/") for path in paths):
+    if paths != table["path"].to_pylist() or any(str(path).startswith("/") for path in paths):
         raise InputError(f"{name}: not the index of a pack: its paths are not sorted, or not relative")
     _check_locations(name, shards, *location)
     set_name = metadata.get(b"raid.name", b"pack").decode(errors="replace")
-    columns = [manifest[column].combine_chunks() for column in ("path", "content")]
-    return Index(manifest, set_name, shards, shard_mib, *columns, *location)
+    texts = [cast(pa.StringArray, manifest[column].combine_chunks()) for column in ("path", "content")]
+    return Index(manifest, set_name, shards, shard_mib, texts[0], texts[1], *location)
 
 
 def _shard(record: dict[str, Any]) -> Shard:
@@ -219,7 +221,7 @@ def _shard(record: dict[str, Any]) -> Shard:
     return shard
 
 
-def _whole(column: pa.ChunkedArray) -> Ints:
+def _whole(column: "pa.ChunkedArray[Any]") -> Ints:
     if column.null_count:
         raise ValueError("an image has no place")
     return column.to_numpy().astype(np.int64)

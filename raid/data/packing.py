@@ -130,7 +130,9 @@ def _write(samples: Samples, start: int, shard_mib: int, file: Path) -> None:
         for row, images in _groups(samples, start, shard_mib * _MIB):
             group = samples.table.slice(row, len(images)).replace_schema_metadata(None)
             column = pa.array(images, pa.large_binary())
-            table = group.append_column(schema.field("image"), column).replace_schema_metadata(schema.metadata)
+            table = group.append_column(schema.field("image"), column).replace_schema_metadata(
+                schema.metadata
+            )
             writer.write_table(table, row_group_size=len(images))
 
 
@@ -163,7 +165,9 @@ def _images(samples: Samples, start: int) -> Iterator[bytes]:
             images = pool.map(partial(read_unchanged, samples.root), paths[some], contents[some])
             for path, image in zip(paths[some], images, strict=True):
                 if len(image) > _LARGEST_IMAGE:
-                    raise InputError(f"{samples.root}/{path}: has {len(image)} bytes; a pack takes up to 2^30")
+                    raise InputError(
+                        f"{samples.root}/{path}: has {len(image)} bytes; a pack takes up to 2^30"
+                    )
                 yield image
 
 
@@ -233,7 +237,7 @@ def _write_index(
 ) -> None:
     table = samples.table
     rows = [of.shard.rows for of in written]
-    columns = [
+    columns: list[Any] = [
         np.repeat(np.arange(len(written)), rows),
         [offset for of in written for offset in of.offsets],
         [size for of in written for size in of.sizes],

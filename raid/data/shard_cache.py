@@ -95,7 +95,9 @@ class ShardCache:
                 logger.warning("%s: %s; fetched once more", place.key(shard.name), wrong)
                 wrong = self._copied(place, shard, temporary)
             if wrong is not None:
-                raise InputError(f"{place.key(shard.name)}: {wrong}; copy the shard anew, or pack the set again")
+                raise InputError(
+                    f"{place.key(shard.name)}: {wrong}; copy the shard anew, or pack the set again"
+                )
 
     def _copied(self, place: Place, shard: Shard, to: Path) -> str | None:
         """Copy the shard; return what is wrong with it."""
@@ -109,7 +111,9 @@ class ShardCache:
                     digest.update(piece)
                     file.write(piece)
         except FileNotFoundError as error:
-            raise InputError(f"{place.key(shard.name)}: there is no such file: the pack is not whole") from error
+            raise InputError(
+                f"{place.key(shard.name)}: there is no such file: the pack is not whole"
+            ) from error
         if size < shard.bytes:
             return f"is truncated: {size} of {shard.bytes} bytes"
         if digest.hexdigest() != shard.sha256:

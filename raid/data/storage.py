@@ -1,4 +1,4 @@
-"""Folders and buckets as one kind of place, through `pyarrow.fs`: nothing is lost on the way or waits for ever."""
+"""Folders and buckets as one kind of place, through `pyarrow.fs`: what fails is tried again, none hangs."""
 
 import logging
 import os
@@ -57,6 +57,10 @@ class Place:
 
     def __str__(self) -> str:
         return self.path if self.scheme == "file" else f"{self.scheme}://{self.path}"
+
+    def resolved(self) -> "Place":
+        """Return the place without the links that lead to it."""
+        return Place("file", os.path.realpath(self.path)) if self.scheme == "file" else self
 
     def key(self, name: str) -> str:
         """Return what the file `name` of this place is called in a message."""
@@ -138,7 +142,9 @@ def names(place: Place, timeout_s: float = READ_TIMEOUT_S) -> list[str]:
 
     def listed() -> list[str]:
         selector = fs.FileSelector(place.path, allow_not_found=True)
-        return sorted(info.base_name for info in _filesystem(place.scheme, os.getpid()).get_file_info(selector))
+        return sorted(
+            info.base_name for info in _filesystem(place.scheme, os.getpid()).get_file_info(selector)
+        )
 
     return _tried(place, "", timeout_s, listed)
 

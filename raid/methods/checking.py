@@ -8,7 +8,9 @@ from pathlib import Path
 from raid.config import load
 from raid.data import cuhk03, dukemtmc, market1501, msmt17, viper
 from raid.data.check import Report, check
+from raid.data.packed import is_pack
 from raid.data.samples import NUM_THREADS
+from raid.data.storage import is_uri
 from raid.methods.inputs import load_samples
 from raid.methods.sections import Data
 
@@ -37,26 +39,33 @@ def check_set(arguments: Sequence[str], *, num_threads: int | None = None) -> Re
     Raises:
         InputError: nothing is there, or it is not of the layout.
     """
-    data, found = _data(arguments)
+    data, found = data_of(arguments)
     samples = load_samples(data, on_error="unread")  # the check reads each file, once
     report = check(samples, num_threads=num_threads or NUM_THREADS)
     return replace(report, facts={**found, **report.facts})
 
 
-def _data(arguments: Sequence[str]) -> tuple[Data, dict[str, str]]:
-    """Return the section, and what the paths alone tell of the set."""
+def data_of(arguments: Sequence[str]) -> tuple[Data, dict[str, str]]:
+    """Return the section of the set that a command line names, and what the paths alone tell of the set.
+
+    Args:
+        arguments: as those of `check_set`.
+
+    Raises:
+        InputError: the fields are wrong.
+    """
     first, fields = arguments[0], list(arguments)
     if "=" in first and not Path(first).exists():
         data = load(Data, overrides=fields)
         return data, {"layout": data.layout}
     path = Path(first).expanduser()
-    fields[0] = f"root={json.dumps(str(path))}"
+    fields[0] = f"root={json.dumps(first if is_uri(first) else str(path))}"
     if any(field.startswith("pattern=") for field in fields):
         fields.insert(1, "layout=folder")  # unless the fields say another
     if any(field.startswith("layout=") for field in fields):
         data = load(Data, overrides=fields)
         return data, {"layout": data.layout}
-    layout = _recognised(path)
+    layout = "pack" if is_pack(first) else _recognised(path)
     found = {"layout": layout or "not recognised: all images below the folder, no identities, no cameras"}
     fields += [f"layout={layout}"] if layout else ["layout=folder", "pattern=."]  # which every path has
     return load(Data, overrides=fields), found
