@@ -95,7 +95,7 @@ class Index:
     manifest: pa.Table
     name: str
     shards: tuple[Shard, ...]
-    shard_mib: int
+    shard_mib: float
     paths: pa.StringArray
     contents: pa.StringArray
     shard: Ints
@@ -193,7 +193,7 @@ def parse_index(place: Place, data: bytes) -> Index:
         metadata = dict(table.schema.metadata or {})
         record = json.loads(metadata[b"raid.pack"])
         shards = tuple(map(_shard, record["shards"]))
-        number, shard_mib = record["format"], int(record["shard_mib"])
+        number, shard_mib = record["format"], float(record["shard_mib"])
         location = [_whole(table[column].cast(kind)) for column, kind in LOCATION.items()]
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{name}: not the index of a pack: {one_line(error)}") from error

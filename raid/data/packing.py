@@ -44,7 +44,7 @@ def pack(
     out: Path | str,
     *,
     origin: Mapping[str, Any],
-    shard_mib: int = SHARD_MIB,
+    shard_mib: float = SHARD_MIB,
     resume: bool = False,
 ) -> bool:
     """Write the images of a set and their manifest to a folder or to object storage.
@@ -91,7 +91,7 @@ def pack(
 
 
 def _shards(
-    samples: Samples, place: Place, shard_mib: int, found: set[str], folder: Path
+    samples: Samples, place: Place, shard_mib: float, found: set[str], folder: Path
 ) -> Iterator[Written]:
     """Yield the shards in order; one that is in its place already, and whole, is taken as it is."""
     start, number, file = 0, 0, folder / "shard.parquet"
@@ -113,7 +113,7 @@ def _shards(
     next(bar, None)
 
 
-def _write(samples: Samples, start: int, shard_mib: int, file: Path) -> None:
+def _write(samples: Samples, start: int, shard_mib: float, file: Path) -> None:
     """Write the images from row `start` into a shard, until it is full."""
     of_set = samples.table.schema.remove_metadata()
     schema = of_set.append(pa.field("image", pa.large_binary(), False))
@@ -136,7 +136,7 @@ def _write(samples: Samples, start: int, shard_mib: int, file: Path) -> None:
             writer.write_table(table, row_group_size=len(images))
 
 
-def _shard_metadata(start: int, shard_mib: int) -> str:
+def _shard_metadata(start: int, shard_mib: float) -> str:
     return json.dumps({"format": FORMAT, "start": start, "shard_mib": shard_mib})
 
 
@@ -198,7 +198,7 @@ def _located(samples: Samples, start: int, name: str, file: Path) -> Written | N
 
 
 def _taken(
-    samples: Samples, start: int, place: Place, name: str, shard_mib: int, file: Path
+    samples: Samples, start: int, place: Place, name: str, shard_mib: float, file: Path
 ) -> Written | None:
     """Look at a shard that an earlier packing left; None where it has to be written again."""
     with file.open("wb") as copy:
@@ -233,7 +233,7 @@ def _write_index(
     samples: Samples,
     metadata: dict[bytes, bytes],
     written: Sequence[Written],
-    shard_mib: int,
+    shard_mib: float,
 ) -> None:
     table = samples.table
     rows = [of.shard.rows for of in written]
@@ -249,7 +249,7 @@ def _write_index(
     pq.write_table(table.combine_chunks().replace_schema_metadata(metadata | of_pack), file)
 
 
-def _check_same(place: Place, samples: Samples, metadata: dict[bytes, bytes], shard_mib: int) -> None:
+def _check_same(place: Place, samples: Samples, metadata: dict[bytes, bytes], shard_mib: float) -> None:
     """Refuse a whole pack that is another's."""
     index = parse_index(place, read_file(place, INDEX) or b"")
     own = samples.table.replace_schema_metadata(metadata)
@@ -257,6 +257,6 @@ def _check_same(place: Place, samples: Samples, metadata: dict[bytes, bytes], sh
     there.pop(b"raid.pack", None)
     if not (index.manifest.equals(own) and there == metadata and index.shard_mib == shard_mib):
         raise InputError(
-            f"{place}: holds the pack of other images, or one in shards of another size ({index.shard_mib} "
+            f"{place}: holds the pack of other images, or one in shards of another size ({index.shard_mib:g} "
             "MiB); choose another"
         )
