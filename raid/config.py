@@ -144,7 +144,12 @@ def determining(config: Schema) -> dict[str, Any]:
 
 def config_hash(config: Schema) -> str:
     """Hash what determines the result."""
-    text = json.dumps(determining(config), sort_keys=True)
+    return hash_of(determining(config))
+
+
+def hash_of(values: Mapping[str, Any]) -> str:
+    """Hash plain values by "a.b"."""
+    text = json.dumps(values, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raid.config import Schema, config_hash, determining, to_yaml
+from raid.config import Schema, determining, hash_of, to_yaml
 from raid.errors import InputError
 from raid.files import atomic_path
 from raid.run_status import NAMES as STATUS
@@ -85,6 +85,7 @@ class RunFolder:
         *,
         method: str,
         facts: Mapping[str, str] | None = None,
+        origins: Mapping[str, Any] | None = None,
         resume: bool,
         fresh: bool,
     ) -> "RunFolder":
@@ -97,6 +98,8 @@ class RunFolder:
                 where they are.
             method: icsr, mar, slsr.
             facts: of the images, `Samples.facts`, to be recorded.
+            origins: values by "a.b" that are recorded in place of the configuration's: how packs were read
+                before they were packed.
             resume: go on with the run that the folder holds.
             fresh: start the run in the folder over.
 
@@ -105,11 +108,12 @@ class RunFolder:
                 was another method, another configuration or other data, or the folder cannot be written.
         """
         folder = RunFolder(path)
+        determined = {**determining(config), **(origins or {})}
         identity = {
             "method": method,
-            "config_hash": config_hash(config),
+            "config_hash": hash_of(determined),
             "data": fingerprint if isinstance(fingerprint, str) else dict(fingerprint),
-            "config": determining(config),
+            "config": determined,
         }
         try:
             folder._make_way(identity, resume=resume, fresh=fresh)

@@ -74,10 +74,9 @@ def add_extract(commands: Commands) -> None:
         "checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder, or its model.pt or pretrained.pt"
     )
     parser.add_argument(
-        "samples",
-        type=Path,
+        "samples",  # no path, which would take a slash of s3://
         metavar="SAMPLES",
-        help="a manifest, a table or a folder, as for raid data check",
+        help="a manifest, a table, a folder or a pack, as for raid data check",
     )
     parser.add_argument("out", type=Path, metavar="OUT.parquet", help="the file; its folder is made")
     parser.add_argument(

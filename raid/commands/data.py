@@ -60,6 +60,8 @@ def add_data(commands: Commands) -> None:
     )
     prepare.set_defaults(run=_prepare)
 
+    _add_pack(data)
+
     check = data.add_parser(
         "check",
         help="decode every image and say what is wrong with the set",
@@ -75,6 +77,27 @@ def add_data(commands: Commands) -> None:
     check.set_defaults(run=_check)
 
     add_import_mot(data)
+
+
+def _add_pack(data: Commands) -> None:
+    pack = data.add_parser(
+        "pack",
+        help="write a set's images and manifest as Parquet shards, for object storage or a shared folder",
+        description="SOURCE is a manifest, a table, a pack, or the folder of a set. OUT is a folder, "
+        "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or file:///FOLDER; the index pack.parquet is written last. "
+        "Every command reads it by data.layout=pack data.root=OUT. Credentials and endpoint are those of the "
+        "environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).",
+    )
+    pack.add_argument("source", metavar="SOURCE")
+    pack.add_argument("out", metavar="OUT")
+    pack.add_argument(
+        "overrides", nargs="*", default=[], metavar="a=b", help="fields of section data: layout=, ..."
+    )
+    pack.add_argument("--shard-mib", type=positive, metavar="N", default=256, help="MiB of a shard (256)")
+    pack.add_argument(
+        "--resume", action="store_true", help="go on with what OUT holds; nothing is done where it is whole"
+    )
+    pack.set_defaults(run=_pack)
 
 
 def _synth(options: argparse.Namespace) -> None:
@@ -124,6 +147,21 @@ def _identity_key(options: argparse.Namespace) -> bytes | None:
         if value is not None:
             raise InputError(f"{name}: is for --hash-identities; add that, or leave it out")
     return None
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.methods.packing import pack_set
+
+    log.configure()
+    print(
+        pack_set(
+            [options.source, *options.overrides],
+            options.out,
+            shard_mib=options.shard_mib,
+            resume=options.resume,
+        )
+    )
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -20,9 +20,7 @@ def add_export(commands: Commands) -> None:
     )
     parser.add_argument("--onnx", type=Path, required=True, metavar="FILE.onnx", help="what is written")
     crops = parser.add_mutually_exclusive_group()
-    crops.add_argument(
-        "--samples", type=Path, metavar="FILE.parquet", help="a manifest of crops to compare on"
-    )
+    crops.add_argument("--samples", metavar="SAMPLES", help="a manifest or a pack of crops to compare on")
     crops.add_argument(
         "--crops",
         type=Path,

@@ -12,14 +12,17 @@ def add_evaluate(commands: Commands) -> None:
         "evaluate",
         help="evaluate a trained model on a set, by every protocol that applies",
         description="Print and store mAP, CMC and mINP of the model on SAMPLES: manifests of `raid data "
-        "prepare`, or data.layout=... data.root=...; without, the set of the training. Several are averaged. "
-        "evaluate.rerank=true re-ranks too; the other fields of section evaluate are in `raid config icsr`.",
+        "prepare`, packs of `raid data pack`, or data.layout=... data.root=...; without, the set of the "
+        "training. Several are averaged. evaluate.rerank=true re-ranks too; the other fields of section "
+        "evaluate are in `raid config icsr`.",
     )
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder, or its model.pt or pretrained.pt"
     )
     # A default, or argparse calls them required.
-    parser.add_argument("overrides", nargs="*", default=[], metavar="SAMPLES", help="FILE.parquet, or a.b=c")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="SAMPLES", help="FILE.parquet, a pack, or a.b=c"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="FILE.json", help="(evaluation_SET.json beside the checkpoint)"
     )
@@ -31,7 +34,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from raid.methods.evaluation import evaluate_checkpoint
 
     log.configure()
-    manifests = [Path(text) for text in options.overrides if "=" not in text]
+    # Not as paths, which would take a slash of s3://.
+    manifests = [text for text in options.overrides if "=" not in text]
     overrides = [text for text in options.overrides if "=" in text]
     print(evaluate_checkpoint(options.checkpoint, manifests, overrides, out=options.out))
 

@@ -108,7 +108,7 @@ def _inspected(samples: Samples, num_threads: int) -> Iterator[Inspection]:
     batches = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
 
     def work(batch: list[str]) -> list[Inspection]:
-        return [inspect(samples.root / path) for path in batch]
+        return [inspect(samples.root, path) for path in batch]
 
     with ThreadPoolExecutor(num_threads) as pool:
         inspections = (inspection for batch in pool.map(work, batches) for inspection in batch)

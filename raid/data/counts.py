@@ -7,11 +7,11 @@ differ. It names both numbers, so that half a download, or another version, is s
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raid.data.image_files import Root
 from raid.data.samples import Samples
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def warn_of_differences(samples: Samples, published: Counts) -> None:
         warn_unless_equal(samples.root, published.of, what, found, expected)
 
 
-def warn_unless_equal(root: Path, of: str, what: str, found: int | str, published: int | str) -> None:
+def warn_unless_equal(root: Root, of: str, what: str, found: int | str, published: int | str) -> None:
     """Log a warning that names both numbers, if they differ."""
     if found != published:
         logger.warning(

@@ -16,8 +16,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from raid.data.folder import SUFFIXES
-from raid.data.reading import read_bytes
-from raid.data.samples import Samples, content_hash, progress
+from raid.data.image_files import read_unchanged
+from raid.data.samples import Samples, progress
 from raid.errors import InputError
 from raid.files import atomic_folder
 
@@ -113,9 +113,10 @@ def copy_renamed(samples: Samples, folder: Path) -> Samples:
         raise InputError(f"--copy: {folder}: is there and not empty; choose another folder")
     ordered = samples.take(_by_content(samples))
     names = list(_names(ordered))
+    contents = ordered.table["content"].to_pylist()
     with atomic_folder(folder) as temporary:
         for row, name in progress(enumerate(names), len(names), "copying"):
-            (temporary / name).write_bytes(_content(ordered, row))
+            (temporary / name).write_bytes(read_unchanged(ordered.root, ordered.paths[row], contents[row]))
     place = ordered.table.column_names.index("path")
     table = ordered.table.set_column(place, ordered.table.schema.field("path"), pa.array(names))
     return replace(ordered, root=folder.absolute(), table=table)
@@ -139,14 +140,3 @@ def _names(samples: Samples) -> Iterator[str]:
     for row, (path, content) in enumerate(zip(samples.paths, contents, strict=True)):
         suffix = Path(path).suffix.lower()
         yield f"{content}_{row:07d}{suffix if suffix in SUFFIXES else ''}"
-
-
-def _content(samples: Samples, row: int) -> bytes:
-    file = samples.root / samples.paths[row]
-    try:
-        data = read_bytes(file)
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}, though the manifest lists it; make it anew") from error
-    if content_hash(data) != samples.table["content"][row].as_py():
-        raise InputError(f"{file}: has changed since the manifest was made; make it anew")
-    return data

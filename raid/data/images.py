@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raid.data.image_files import Root, absolute, read_image, read_unchanged
 from raid.data.pixels import decode
-from raid.data.reading import READ_TIMEOUT_S, read_bytes, within
-from raid.data.samples import NUM_THREADS, OnError, Samples, content_hash, one_line, progress, skip_or_fail
+from raid.data.reading import READ_TIMEOUT_S, within
+from raid.data.samples import NUM_THREADS, OnError, Samples, one_line, progress, skip_or_fail
 from raid.errors import InputError
 from raid.files import atomic_path
 
@@ -88,7 +89,7 @@ class CachedImages:
 class DecodedImages:
     """Image files that are decoded whenever they are asked for."""
 
-    root: Path
+    root: Root
     paths: tuple[str, ...]
     height: int
     width: int
@@ -104,9 +105,9 @@ class DecodedImages:
         Raises:
             InputError: a file is gone, cannot be decoded, or did not come in time.
         """
-        files = [self.root / self.paths[row] for row in rows]
-        images = np.empty((len(files), 3, self.height, self.width), dtype=np.uint8)
-        decoded = _pool(self.num_threads, os.getpid()).map(self._decode, files)
+        paths = [self.paths[row] for row in rows]
+        images = np.empty((len(paths), 3, self.height, self.width), dtype=np.uint8)
+        decoded = _pool(self.num_threads, os.getpid()).map(self._decode, paths)
         for image, pixels in zip(images, decoded, strict=True):
             image[...] = pixels
         return torch.from_numpy(images)
@@ -115,14 +116,14 @@ class DecodedImages:
         """Return the images `rows`."""
         return replace(self, paths=tuple(self.paths[row] for row in rows))
 
-    def _decode(self, file: Path) -> Bytes:
+    def _decode(self, path: str) -> Bytes:
         try:
-            return decode(read_bytes(file, self.read_timeout_s), self.height, self.width)
+            return decode(read_image(self.root, path, self.read_timeout_s), self.height, self.width)
         except InputError:
             raise
         except Exception as error:  # damaged bytes make the decoders raise nearly anything
             raise InputError(
-                f"{file}: {one_line(error)}; mend it, or leave it out with data.on_error=skip"
+                f"{self.root}/{path}: {one_line(error)}; mend it, or leave it out with data.on_error=skip"
             ) from error
 
 
@@ -181,11 +182,11 @@ def open_images(
             np.arange(len(samples)),
             height,
             width,
-            replace(samples, root=samples.root.absolute()),
+            replace(samples, root=absolute(samples.root)),
             read_timeout_s,
         )
         if cached
-        else DecodedImages(samples.root.absolute(), tuple(paths), height, width, num_threads, read_timeout_s)
+        else DecodedImages(absolute(samples.root), tuple(paths), height, width, num_threads, read_timeout_s)
     )
     if not failures:
         return samples, images
@@ -257,7 +258,7 @@ def _decode_all(
     *_, height, width = shape
 
     def work(row: int, path: str, content: str) -> str | None:
-        data = _unchanged(samples.root / path, content, read_timeout_s)
+        data = read_unchanged(samples.root, path, content, read_timeout_s)
         try:
             image = decode(data, height, width)
         except Exception as error:  # damaged bytes make the decoders raise nearly anything
@@ -271,16 +272,6 @@ def _decode_all(
         reasons = pool.map(work, rows, samples.paths, contents)
         reasons = progress(reasons, len(samples), f"decoding {samples.name}")
         return {row: reason for row, reason in zip(rows, reasons, strict=True) if reason is not None}
-
-
-def _unchanged(file: Path, content: str, read_timeout_s: float) -> bytes:
-    try:
-        data = read_bytes(file, read_timeout_s)
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}, though the manifest lists it; make it anew") from error
-    if content_hash(data) != content:
-        raise InputError(f"{file}: has changed since the manifest was made; make it anew")
-    return data
 
 
 def _read_failures(array: Path) -> Failures | None:

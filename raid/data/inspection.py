@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, replace
 from io import BytesIO
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from raid.data.image_files import Root, read_image
 from raid.data.pixels import orientation, reduce_large, to_rgb, upright_size
 from raid.data.samples import content_hash, one_line
 
@@ -44,10 +45,14 @@ class Inspection:
     grey: Literal["saved", "coded"] | None = None  # saved without colours; with three channels, all equal
 
 
-def inspect(file: Path) -> Inspection:
-    """Read and decode one file; whatever is wrong with it is in the result."""
+def inspect(root: Root, path: str) -> Inspection:
+    """Read and decode the image `path` of a set; whatever is wrong with it is in the result.
+
+    Raises:
+        InputError: the storage hangs, or the pack that it is in is damaged.
+    """
     try:
-        data = file.read_bytes()
+        data = read_image(root, path)
     except OSError as error:
         return Inspection("unreadable", error.strerror or one_line(error))
     content = content_hash(data)
@@ -60,7 +65,7 @@ def inspect(file: Path) -> Inspection:
     except Exception:  # damaged bytes make the decoders raise nearly anything
         return Inspection("unreadable", "is not an image that PIL can open", content)
     with image:
-        return _look(image, content, file.suffix.lower())
+        return _look(image, content, PurePosixPath(path).suffix.lower())
 
 
 def _look(image: Image.Image, content: str, suffix: str) -> Inspection:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,9 @@ from raid.data.pixels import upright_size
 from raid.data.reading import read_bytes
 from raid.errors import InputError
 from raid.files import atomic_path
+
+if TYPE_CHECKING:  # a pack is of samples
+    from raid.data.image_files import Root
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +67,11 @@ class Samples:
 
     `table` has the columns path (string, posix, relative to `root`), identity and camera (int64, null =
     not known), split (one of SPLITS), width, height (int32) and content (blake2b-128 of the
-    file, hexadecimal). Its schema's metadata carries the cameras' names and the facts.
+    file, hexadecimal). Its schema's metadata carries the cameras' names and the facts. `root` is a folder, or
+    the pack that the images are in: `raid.data.image_files` reads both.
     """
 
-    root: Path
+    root: "Root"
     table: pa.Table
     name: str
 
@@ -125,7 +129,13 @@ class Samples:
         return hashlib.blake2b(json.dumps(columns).encode(), digest_size=16).hexdigest()
 
     def write(self, path: Path) -> None:
-        """Write the manifest as Parquet, with the name and the absolute root in its metadata."""
+        """Write the manifest as Parquet, with the name and the absolute root in its metadata.
+
+        Raises:
+            InputError: the images are in a pack.
+        """
+        if not isinstance(self.root, Path):
+            raise InputError(f"{self.root}: a pack is its own manifest: read it by data.layout=pack")
         own = {b"raid.name": self.name.encode(), b"raid.root": os.fsencode(self.root.absolute())}
         table = self.table.replace_schema_metadata(_metadata(self.table) | own)
         with atomic_path(path) as temporary:
@@ -138,7 +148,7 @@ class Samples:
         Raises:
             InputError: no Parquet file is there, or its columns are not a manifest's.
         """
-        table = _checked(path, _read_parquet(path))
+        table = checked(str(path), _read_parquet(path), path.parent)
         metadata = _metadata(table)
         named = Path(os.fsdecode(metadata[b"raid.root"])) if b"raid.root" in metadata else path.parent
         name = metadata.get(b"raid.name", path.stem.encode()).decode()
@@ -214,6 +224,38 @@ def relabel(identities: NDArray[np.int64]) -> NDArray[np.int64]:
     return labels
 
 
+def checked(name: str, table: pa.Table, root: Path) -> pa.Table:
+    """Return the columns of a manifest, sorted by path.
+
+    Args:
+        name: of the file, for errors.
+        table: read from it.
+        root: that the paths must not leave.
+
+    Raises:
+        InputError: they are not a manifest's.
+    """
+    missing = [name for name in _SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"{name}: not a manifest: it lacks {', '.join(missing)} (its columns: "
+            f"{', '.join(table.column_names)}); layout table reads other tables"
+        )
+    try:
+        table = table.select(_SCHEMA.names).cast(_SCHEMA.with_metadata(table.schema.metadata))
+    except (pa.ArrowException, ValueError) as error:
+        raise InputError(f"{name}: not a manifest: {one_line(error)}") from error
+    unknown = set(_texts(table, "split")) - set(SPLITS)
+    if unknown:
+        raise InputError(f"{name}: column split has {unknown.pop()!r}; it may be {', '.join(SPLITS)}")
+    paths = _texts(table, "path")
+    if not paths or len(set(paths)) < len(paths):
+        raise InputError(f"{name}: column path is empty or has a path twice; list every image once")
+    for image in paths:
+        relative_path(root, image)
+    return table if paths == sorted(paths) else table.sort_by("path")
+
+
 def relative_path(root: Path, path: str) -> str:
     """Return `path` as a posix path relative to `root`, which need not exist.
 
@@ -228,7 +270,7 @@ def relative_path(root: Path, path: str) -> str:
     return relative
 
 
-def skip_or_fail(bad: Sequence[tuple[str, str]], total: int, *, root: Path, on_error: OnError) -> None:
+def skip_or_fail(bad: Sequence[tuple[str, str]], total: int, *, root: "Root", on_error: OnError) -> None:
     """Log how many of `total` images are left out, or stop.
 
     Args:
@@ -245,7 +287,7 @@ def skip_or_fail(bad: Sequence[tuple[str, str]], total: int, *, root: Path, on_e
     path, reason = bad[0]
     if on_error == "fail":
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise InputError(f"{root / path}: {reason}{more}; mend it, or leave it out with data.on_error=skip")
+        raise InputError(f"{root}/{path}: {reason}{more}; mend it, or leave it out with data.on_error=skip")
     if len(bad) == total:
         raise InputError(f"{root}: none of the {total} images can be read; the first is {path}: {reason}")
     shown = ", ".join(f"{path} ({reason})" for path, reason in bad[:3])
@@ -309,28 +351,6 @@ def _read_parquet(path: Path) -> pa.Table:
             return file.read()
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a Parquet file: {one_line(error)}") from error
-
-
-def _checked(path: Path, table: pa.Table) -> pa.Table:
-    missing = [name for name in _SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise InputError(
-            f"{path}: not a manifest: it lacks {', '.join(missing)} (its columns: "
-            f"{', '.join(table.column_names)}); layout table reads other tables"
-        )
-    try:
-        table = table.select(_SCHEMA.names).cast(_SCHEMA.with_metadata(table.schema.metadata))
-    except (pa.ArrowException, ValueError) as error:
-        raise InputError(f"{path}: not a manifest: {one_line(error)}") from error
-    unknown = set(_texts(table, "split")) - set(SPLITS)
-    if unknown:
-        raise InputError(f"{path}: column split has {unknown.pop()!r}; it may be {', '.join(SPLITS)}")
-    paths = _texts(table, "path")
-    if not paths or len(set(paths)) < len(paths):
-        raise InputError(f"{path}: column path is empty or has a path twice; list every image once")
-    for image in paths:
-        relative_path(path.parent, image)
-    return table if paths == sorted(paths) else table.sort_by("path")
 
 
 def _metadata(table: pa.Table) -> dict[bytes, bytes]:

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from raid.data import market1501
 from raid.data.augment import Augmentation, augment, draw, normalize
+from raid.data.image_files import read_image
 from raid.data.pixels import decode
 from raid.data.streams import stream
 from raid.data.synthetic import nearest_others
@@ -103,8 +104,8 @@ def read(root: Path, *, height: int = 64, width: int = 32) -> Splits:
 
     def pictures(name: str) -> Pictures:
         chosen = samples.split(name)
-        files = (chosen.root / path for path in chosen.paths)
-        images = np.stack([decode(file.read_bytes(), height, width) for file in files])
+        files = (read_image(chosen.root, path) for path in chosen.paths)
+        images = np.stack([decode(file, height, width) for file in files])
         return Pictures(torch.from_numpy(images), chosen.identities, chosen.cameras)
 
     return Splits(pictures("train"), pictures("query"), pictures("gallery"))

@@ -8,7 +8,9 @@ from pathlib import Path
 from raid.config import load
 from raid.data import cuhk03, dukemtmc, market1501, msmt17, viper
 from raid.data.check import Report, check
+from raid.data.packed import is_pack
 from raid.data.samples import NUM_THREADS
+from raid.data.storage import is_uri
 from raid.methods.inputs import load_samples
 from raid.methods.sections import Data
 
@@ -37,43 +39,50 @@ def check_set(arguments: Sequence[str], *, num_threads: int | None = None) -> Re
     Raises:
         InputError: nothing is there, or it is not of the layout.
     """
-    data, found = _data(arguments)
+    data, found = data_of(arguments)
     samples = load_samples(data, on_error="unread")  # the check reads each file, once
     report = check(samples, num_threads=num_threads or NUM_THREADS)
     return replace(report, facts={**found, **report.facts})
 
 
-def _data(arguments: Sequence[str]) -> tuple[Data, dict[str, str]]:
-    """Return the section, and what the paths alone tell of the set."""
+def data_of(arguments: Sequence[str]) -> tuple[Data, dict[str, str]]:
+    """Return the section of the set that a command line names, and what the paths alone tell of the set.
+
+    Args:
+        arguments: as those of `check_set`.
+
+    Raises:
+        InputError: the fields are wrong.
+    """
     first, *fields = arguments
     if "=" in first and not Path(first).exists():
         data = load(Data, overrides=arguments)
         return data, {"layout": data.layout}
-    fields, layout = fields_of_set(Path(first), fields)
+    fields, layout = fields_of_set(first, fields)
     data = load(Data, overrides=fields)
     return data, {"layout": layout or data.layout}
 
 
-def fields_of_set(path: Path, given: Sequence[str]) -> tuple[list[str], str | None]:
-    """Return fields of section data for the set at `path`, and what is to be said of its layout.
+def fields_of_set(place: str, given: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return fields of section data for the set at `place`, and what is to be said of its layout.
 
     Args:
-        path: manifest, table or folder.
+        place: manifest, table, folder or pack, of a path or a URI.
         given: fields (`a=b`), which go before what the path tells; they come last. A pattern alone makes a
             layout.
 
     Returns:
         The fields, and None where they name the layout.
     """
-    path = path.expanduser()
-    fields = [f"root={json.dumps(str(path))}"]
+    path = Path(place).expanduser()
+    fields = [f"root={json.dumps(place if is_uri(place) else str(path))}"]
     named = any(field.startswith("layout=") for field in given)
     if any(field.startswith("pattern=") for field in given):
         # Unless the fields say another.
         return [*fields, "layout=folder", *given], None if named else "folder"
     if named:
         return [*fields, *given], None
-    layout = _recognised(path)
+    layout = "pack" if is_pack(place) else _recognised(path)
     if layout is not None:
         return [*fields, f"layout={layout}", *given], layout
     found = "not recognised: all images below the folder, no identities, no cameras"

@@ -1,6 +1,7 @@
 """What the demonstrations have in common: a colour histogram to beat, and a table of runs and seeds."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from raid.data.images import Images
 from raid.data.synthetic_check import hsv_histogram
 from raid.evaluate import RetrievalSet
 from raid.methods import seed_table
+from raid.methods.sections import ImageSet
 from raid.protocols import Options
 
 Figures = dict[str, float]
@@ -25,6 +27,14 @@ PEOPLE = render.Settings(
     max_frames=5,
     camera_strength=0.5,
 )
+
+
+def render_set(section: ImageSet, people: render.Settings) -> None:
+    """Render people where `section` looks for them, unless they are there; a pack has them."""
+    if section.layout == "pack":
+        return
+    assert isinstance(section.root, Path)  # ImageSet.problems
+    render.write_market1501(section.root, people)
 
 
 def table(

@@ -12,7 +12,9 @@ import torch
 
 from raid.config import flatten, load
 from raid.data.images import Images
+from raid.data.packed import is_pack
 from raid.data.samples import Samples
+from raid.data.storage import place_of
 from raid.distributed.backend import LocalBackend
 from raid.distributed.group import Group
 from raid.errors import InputError
@@ -21,7 +23,7 @@ from raid.extract import extract
 from raid.files import atomic_path
 from raid.methods.encoder import EncoderSettings, device_of
 from raid.methods.evaluation_record import Evaluated, as_record, as_text, file_name
-from raid.methods.inputs import load_samples, open_retrieval, protocol_of
+from raid.methods.inputs import layout_of, load_samples, open_retrieval, protocol_of
 from raid.methods.known import MethodConfig
 from raid.methods.mar.config import MarConfig
 from raid.methods.mar.inputs import rows_of_people
@@ -41,13 +43,14 @@ _OF_THE_MODEL = (
     "data.on_error",
     "data.cache_folder",
     "data.cache_limit_gib",
+    "data.fetch_limit_gib",
     "data.read_timeout_s",
 )
 
 
 def evaluate_checkpoint(
     checkpoint: Path,
-    manifests: Sequence[Path] = (),
+    manifests: Sequence[Path | str] = (),
     overrides: Sequence[str] = (),
     *,
     out: Path | None = None,
@@ -58,8 +61,8 @@ def evaluate_checkpoint(
 
     Args:
         checkpoint: a run's model, or its folder; MAR's pretrained.pt is a model too.
-        manifests: sets; without, the one that section data names, which is that of the training where no
-            override says otherwise.
+        manifests: sets, or packs; without, the one that section data names, which is that of the training
+            where no override says otherwise.
         overrides: `a.b=c` texts that go before the checkpoint's configuration. With another data.layout,
             size, errors and cache alone are kept of the training's section data; `data.split_number=all`
             is every split of the set. Multi-query is on, and the device is chosen anew, unless they say so.
@@ -107,11 +110,14 @@ def evaluate_checkpoint(
 
 
 def _configs(
-    trained: MethodConfig, manifests: Sequence[Path], overrides: Sequence[str]
+    trained: MethodConfig, manifests: Sequence[Path | str], overrides: Sequence[str]
 ) -> list[MethodConfig]:
     """Return the configuration of every evaluation: they differ in the set alone."""
     given = [text for text in overrides if text != _ALL_SPLITS]
-    of_sets = [["data.layout=manifest", f"data.root={json.dumps(str(path))}"] for path in manifests]
+    of_sets = [
+        [f"data.layout={'pack' if is_pack(path) else 'manifest'}", f"data.root={json.dumps(str(path))}"]
+        for path in manifests
+    ]
     if of_sets and any(text.startswith("data.root=") for text in overrides):
         raise InputError("data.root: give manifests or the root of a set, not both")
     if len(given) < len(overrides):
@@ -179,12 +185,14 @@ def _is_source(trained: Trained, source: Data, data: Data, samples: Samples) -> 
     """
     assert data.root is not None  # Data.problems, as the next
     assert source.root is not None
-    if data.layout == source.layout and source.layout in _OF_ONE_SET:
+    layout = layout_of(samples, data)
+    if layout == source.layout and layout in _OF_ONE_SET:
         return True
-    same_place = data.root.expanduser().resolve() == source.root.expanduser().resolve()
+    same_place = place_of(data.root).resolved() == place_of(source.root).resolved()
     if same_place and (data.layout, data.pattern) == (source.layout, source.pattern):
         return True
-    reference = samples.take(rows_of_people(samples, source.layout, everybody=True))
+    of_people = layout if source.layout == "pack" else source.layout
+    reference = samples.take(rows_of_people(samples, of_people, everybody=True))
     return reference.fingerprint() == trained.source
 
 

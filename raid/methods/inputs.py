@@ -2,13 +2,16 @@
 
 import logging
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from raid.data import cuhk03, dukemtmc, folder, market1501, msmt17, table, viper
 from raid.data.images import Images, open_images
+from raid.data.packed import open_pack, origin_of
 from raid.data.samples import OnError, Samples
 from raid.errors import InputError
 from raid.evaluate import RetrievalSet
-from raid.methods.sections import Data
+from raid.methods.sections import BELONGS_TO, Data, ImageSet
 from raid.protocols import PROTOCOLS, Protocol
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,11 @@ class Inputs:
     fingerprint: str
     facts: dict[str, str]
 
+    @property
+    def origins(self) -> dict[str, Any]:
+        """What a run is recorded with of a pack's origin, see `origins_of`."""
+        return origins_of(data=self.train)
+
 
 def load_samples(data: Data, *, on_error: OnError | None = None) -> Samples:
     """Read the manifest of the set that `data` describes.
@@ -39,7 +47,9 @@ def load_samples(data: Data, *, on_error: OnError | None = None) -> Samples:
         InputError: nothing is there, or it is not of the layout.
     """
     assert data.root is not None  # Data.problems
-    root = data.root.expanduser()  # the shell leaves the ~ of data.root=~/set alone
+    if data.layout == "pack":
+        return _of_pack(data, data.root)
+    root = Path(data.root).expanduser()  # the shell leaves the ~ of data.root=~/set alone
     on_error = on_error or data.on_error
     match data.layout:
         case "market1501":
@@ -67,6 +77,51 @@ def load_samples(data: Data, *, on_error: OnError | None = None) -> Samples:
             return table.load(root, on_error=on_error)
         case "manifest":
             return Samples.read(root)
+
+
+def origin(data: Data) -> dict[str, Any]:
+    """Return how a set is read, by field: what a pack of it remembers."""
+    return {name: getattr(data, name) for name in ("layout", *BELONGS_TO)}
+
+
+def layout_of(samples: Samples, data: Data) -> str:
+    """Return the layout that a set was read by; of a pack, that of its origin."""
+    return str(origin_of(samples).get("layout", data.layout))
+
+
+def origins_of(**sets: Samples) -> dict[str, Any]:
+    """Return how packs were read before they were packed, by field of the configuration: `data.layout`, ...
+
+    A run is recorded with these, and so is the same run wherever its images are. Other sets have none.
+
+    Args:
+        sets: by section.
+    """
+    return {
+        f"{section}.{name}": value
+        for section, samples in sets.items()
+        for name, value in origin_of(samples).items()
+        if name in ("layout", *BELONGS_TO)  # and nothing else, whatever a pack says
+    }
+
+
+def _of_pack(data: Data, root: Path | str) -> Samples:
+    """Open a pack, of a set that was read as the options of its layout say, where they are given."""
+    samples = open_pack(
+        root,
+        cache_folder=data.cache_folder,
+        limit_gib=data.fetch_limit_gib,
+        timeout_s=data.read_timeout_s,
+    )
+    packed = origin_of(samples)
+    for name in BELONGS_TO:
+        wanted = getattr(data, name)
+        if wanted != getattr(ImageSet, name) and wanted != packed.get(name):
+            raise InputError(
+                f"data.{name}: is {wanted!r}, and the pack {root} was made with {packed.get(name)!r}: leave "
+                "it out, or pack the set again"
+            )
+    return samples
 
 
 def open_inputs(data: Data, *, multi_query: bool = False) -> Inputs:

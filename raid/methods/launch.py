@@ -52,6 +52,7 @@ def opened(
     *,
     method: str,
     facts: Mapping[str, str],
+    origins: Mapping[str, Any],
     resume: bool,
     fresh: bool,
 ) -> tuple[RunFolder, ConfigOfMethod]:
@@ -66,6 +67,7 @@ def opened(
         fingerprint,
         method=method,
         facts=facts,
+        origins=origins,
         resume=resume,
         fresh=fresh,
     )

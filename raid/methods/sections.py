@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
 
 from raid.config import Schema
 from raid.data.augment import Augmentation
@@ -15,10 +15,12 @@ from raid.data.statistics import IMAGENET, Statistics
 from raid.models.backbone import BackboneName, PoolName
 from raid.protocols import Options
 
+# Which a Path would take a slash of.
+Uri = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 # The options of section data that mean something to some layouts alone.
-_BELONGS_TO = {
+BELONGS_TO = {
     "pattern": ("folder",),
     "splits": ("folder",),
     "multi_query": ("market1501",),
@@ -35,11 +37,14 @@ class ImageSet(Schema):
     """Where a set of images is and which of them belong to it."""
 
     layout: Annotated[
-        Literal["market1501", "dukemtmc", "msmt17", "cuhk03", "viper", "folder", "table", "manifest"],
+        Literal["market1501", "dukemtmc", "msmt17", "cuhk03", "viper", "folder", "table", "manifest", "pack"],
         "how `root` is read: a published set as it is unpacked (market1501: any set in its folders), any "
-        "folder by `pattern`, a CSV or Parquet table, or a manifest that raid wrote",
+        "folder by `pattern`, a CSV or Parquet table, a manifest of raid, or a pack of `raid data pack`",
     ] = "market1501"
-    root: Annotated[Path | None, "folder of the images; the file itself for table and manifest"] = None
+    root: Annotated[
+        Uri | Path | None,
+        "folder of the images; the file itself for table and manifest; layout pack: s3://BUCKET/PREFIX too",
+    ] = None
     pattern: Annotated[
         str | None,
         "layout folder: regular expression searched in the relative path, with the named groups "
@@ -75,13 +80,20 @@ class ImageSet(Schema):
             yield "root", "is required: the folder of the images, or the file that lists them"
         if self.layout == "folder" and self.pattern is None:
             yield "pattern", r"is required by layout folder, for example (?P<identity>\d+)_c(?P<camera>\d+)"
-        for name, layouts in _BELONGS_TO.items():
-            # A default may stand in a file that raid wrote.
-            if self.layout not in layouts and getattr(self, name) != getattr(ImageSet, name):
+        if self.layout != "pack" and isinstance(self.root, str):
+            yield (
+                "root",
+                f"is a URI, which layout pack reads alone, not {self.layout}: `raid data pack` packs a set",
+            )
+        for name, layouts in BELONGS_TO.items():
+            # A default may stand in a file that raid wrote; a pack is asked how its set was read.
+            if self.layout not in (*layouts, "pack") and getattr(self, name) != getattr(ImageSet, name):
                 yield name, f"belongs to layout {' and '.join(layouts)} alone"
         yield from self._split_problems()
 
     def _split_problems(self) -> Iterator[tuple[str, str]]:
+        if self.layout == "pack":
+            return
         number, most = self.split_number, {"cuhk03": 19, "viper": 9}.get(self.layout)
         if self.layout == "cuhk03" and self.protocol == "new" and number:
             yield "split_number", "the new protocol has one split; set data.protocol=classic, or leave it out"
@@ -97,6 +109,10 @@ class Data(ImageSet):
     width: Annotated[PositiveInt, "image width in pixels"] = 128
     cache_folder: Annotated[Path, "folder of the decoded-image cache"] = Path("runs/cache")
     cache_limit_gib: Annotated[NonNegativeFloat, "a larger set is decoded on the fly"] = 64.0
+    fetch_limit_gib: Annotated[
+        PositiveFloat,
+        "layout pack: fetched shards that a node keeps in cache_folder; the least recently used go",
+    ] = 64.0
     read_timeout_s: Annotated[PositiveFloat, "a file that does not come in so many seconds stops the run"] = (
         READ_TIMEOUT_S
     )

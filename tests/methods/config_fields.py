@@ -11,7 +11,8 @@ from raid.config import Schema, config_hash, describe, flatten, load
 # Of every method. Written out, not read from its NOT_IN_HASH: a field that leaves the hash must be put here
 # as well, or with its method's own.
 NOT_IN_HASH = {
-    *("data.cache_folder", "data.cache_limit_gib", "data.read_timeout_s", "data.root"),
+    *("data.cache_folder", "data.cache_limit_gib", "data.fetch_limit_gib", "data.read_timeout_s"),
+    "data.root",
     *("evaluate.ap", "evaluate.cuhk03", "evaluate.every", "evaluate.flip", "evaluate.multi_query"),
     *("evaluate.rerank", "evaluate.rerank_k1", "evaluate.rerank_k2", "evaluate.rerank_weight"),
     "evaluate.seed",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from raid import __version__
 from raid.data.feature_file import FeatureFacts, Features, write_features
+from raid.data.image_files import absolute
 from raid.data.images import DecodedImages, undecodable
 from raid.data.samples import NUM_THREADS, Samples, skip_or_fail
 from raid.distributed.backend import Backend
@@ -89,13 +90,13 @@ class _Job:
 
 
 def prepared(
-    checkpoint: Path, samples: Path, out: Path, overrides: Sequence[str] = (), *, overwrite: bool = False
+    checkpoint: Path, samples: str, out: Path, overrides: Sequence[str] = (), *, overwrite: bool = False
 ) -> Extraction:
     """Read model and manifest, and find the mistakes that can be found before any work.
 
     Args:
         checkpoint: a run's model, or its folder.
-        samples: manifest, table or folder of the images, as `raid data check` takes them.
+        samples: manifest, table, folder or pack of the images, as `raid data check` takes them.
         out: the file to be written.
         overrides: `a.b=c` texts that go before the checkpoint's configuration, such as data.layout=.
         overwrite: `out` may be there, and is replaced at the end.
@@ -105,7 +106,7 @@ def prepared(
     """
     if out.is_dir():
         raise InputError(f"{out}: is a folder; name a file, such as {out / 'features.parquet'}")
-    if out.exists() and samples.exists() and out.samefile(samples):
+    if out.exists() and Path(samples).exists() and out.samefile(samples):
         raise InputError(f"{out}: is the set itself; name another file for the features")
     if out.exists() and not overwrite:
         raise InputError(f"{out}: is there already; --overwrite replaces it, or name another file")
@@ -184,7 +185,7 @@ def extract_part(block: Block, job: _Job) -> Part | InputError:
 def _features(samples: Samples, job: _Job) -> Features:
     data = job.data
     images = DecodedImages(
-        samples.root.absolute(),
+        absolute(samples.root),
         tuple(samples.paths),
         data.height,
         data.width,
@@ -207,7 +208,7 @@ def _features(samples: Samples, job: _Job) -> Features:
     return features.numpy().astype(np.float32, copy=False)
 
 
-def _of_set(samples: Path, overrides: Sequence[str]) -> list[str]:
+def _of_set(samples: str, overrides: Sequence[str]) -> list[str]:
     """Return the overrides with the fields of section data that the path tells before them."""
     prefix = "data."
     given = [text.removeprefix(prefix) for text in overrides if text.startswith(prefix)]

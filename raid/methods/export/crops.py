@@ -6,6 +6,7 @@ import numpy as np
 
 from raid.config import load
 from raid.data.images import DecodedImages, Images
+from raid.data.packed import is_pack
 from raid.data.samples import NUM_THREADS, Samples
 from raid.errors import InputError
 from raid.methods.inputs import load_samples
@@ -15,12 +16,12 @@ from raid.methods.trained import Trained
 _ASK = "give pictures to compare on: --crops FOLDER, or --samples FILE.parquet"
 
 
-def find_crops(trained: Trained, samples: Path | None, folder: Path | None, count: int) -> Images:
+def find_crops(trained: Trained, samples: str | None, folder: Path | None, count: int) -> Images:
     """Return `count` pictures spread over a set, to be decoded as in the training; a smaller one's repeated.
 
     Args:
         trained: whose size they have, and whose own set is taken where neither is given.
-        samples: a manifest.
+        samples: a manifest or a pack.
         folder: with pictures in it, or below.
         count: how many.
 
@@ -28,7 +29,9 @@ def find_crops(trained: Trained, samples: Path | None, folder: Path | None, coun
         InputError: there is no picture, or of the training's own set one cannot be decoded.
     """
     if samples is not None:
-        return _some(_read(layout="manifest", root=str(samples)), trained.config.data, count)
+        return _some(
+            _read(layout="pack" if is_pack(samples) else "manifest", root=samples), trained.config.data, count
+        )
     if folder is not None:
         if not folder.is_dir():
             raise InputError(f"--crops: {folder}: there is no such folder")

@@ -30,7 +30,7 @@ def export(
     checkpoint: Path,
     out: Path,
     *,
-    samples: Path | None = None,
+    samples: str | None = None,
     crops: Path | None = None,
     flip: bool | None = None,
     threshold: Threshold | Path | None = None,
@@ -42,7 +42,7 @@ def export(
     Args:
         checkpoint: a run's model, or its folder.
         out: FILE.onnx; what is there is replaced.
-        samples: manifest of the pictures to compare on.
+        samples: manifest or pack of the pictures to compare on.
         crops: folder of the pictures to compare on; with neither, the training's own set.
         flip: whether mirror images are added; None: as in the training's evaluation.
         threshold: for the sidecar; a path: what `raid threshold` wrote.

@@ -150,6 +150,7 @@ class IcsrConfig(Schema):
         "data.root",
         "data.cache_folder",
         "data.cache_limit_gib",
+        "data.fetch_limit_gib",
         "data.read_timeout_s",
         "evaluate",
     )

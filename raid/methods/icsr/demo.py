@@ -9,11 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from raid.data import render
 from raid.distributed.backend import Backend
 from raid.distributed.group import Group
 from raid.evaluate import RetrievalSet
-from raid.methods.demo import PEOPLE, Figures, histogram_figures, table
+from raid.methods.demo import PEOPLE, Figures, histogram_figures, render_set, table
 from raid.methods.encoder import Encoder, device_of, starting_weights
 from raid.methods.icsr import recipe as icsr
 from raid.methods.icsr.config import IcsrConfig
@@ -24,8 +23,7 @@ logger = logging.getLogger(__name__)
 
 def render_people(config: IcsrConfig) -> None:
     """Render the set if it is not there."""
-    assert config.data.root is not None  # Data.problems
-    render.write_market1501(config.data.root, PEOPLE)
+    render_set(config.data, PEOPLE)
 
 
 def compare(config: IcsrConfig, backend: Backend, *, num_seeds: int) -> str:

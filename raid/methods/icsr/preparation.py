@@ -35,7 +35,13 @@ def prepare_local_labels(config: IcsrConfig, backend: Backend, folder: Path) -> 
     )
     inputs, weights, _ = ready(asked, backend)
     run_folder, config = opened(
-        _of_stage_1(asked), inputs.fingerprint, method="icsr", facts=inputs.facts, resume=True, fresh=False
+        _of_stage_1(asked),
+        inputs.fingerprint,
+        method="icsr",
+        facts=inputs.facts,
+        origins=inputs.origins,
+        resume=True,
+        fresh=False,
     )
     if not run_folder.local_labels.exists():
         with backend.pool(len(np.unique(inputs.train.cameras))) as fanout:

@@ -54,7 +54,13 @@ def run(
     with spans("prepare"):
         inputs, weights, taken = ready(config, backend)
     folder, config = opened(
-        config, _fingerprint(inputs, taken), method="icsr", facts=inputs.facts, resume=resume, fresh=fresh
+        config,
+        _fingerprint(inputs, taken),
+        method="icsr",
+        facts=inputs.facts,
+        origins=inputs.origins,
+        resume=resume,
+        fresh=fresh,
     )
     with under_way(config, folder, "icsr"):
         local_labels = None if taken is None else taken.put_into(folder)

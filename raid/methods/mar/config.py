@@ -37,7 +37,7 @@ class Source(ImageSet):
     """The labelled set, whose people are the reference persons; size and cache are those of section data."""
 
     layout: Annotated[
-        Literal["market1501", "dukemtmc", "msmt17", "cuhk03", "viper", "folder", "table", "manifest"],
+        Literal["market1501", "dukemtmc", "msmt17", "cuhk03", "viper", "folder", "table", "manifest", "pack"],
         "how `root` is read, as data.layout",
     ] = "msmt17"
 
@@ -224,6 +224,7 @@ class MarConfig(Schema):
         "data.root",
         "data.cache_folder",
         "data.cache_limit_gib",
+        "data.fetch_limit_gib",
         "data.read_timeout_s",
         "source.root",
         "evaluate",
@@ -246,6 +247,7 @@ class MarConfig(Schema):
             width=data.width,
             cache_folder=data.cache_folder,
             cache_limit_gib=data.cache_limit_gib,
+            fetch_limit_gib=data.fetch_limit_gib,
             read_timeout_s=data.read_timeout_s,
         )
 
@@ -281,7 +283,7 @@ class MarConfig(Schema):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield combinations of sections that cannot work."""
-        if self.auxiliary.startswith("msmt17") and self.source.layout != "msmt17":
+        if self.auxiliary.startswith("msmt17") and self.source.layout not in ("msmt17", "pack"):
             yield "auxiliary", f"{self.auxiliary} is of MSMT17, and source.layout is {self.source.layout}"
         if self.pretraining.checkpoint and not self.training.epochs:
             yield "training.epochs", "is 0, and pretraining.checkpoint leaves stage 1 out: nothing is trained"

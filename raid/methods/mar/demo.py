@@ -10,7 +10,7 @@ from typing import Any
 from raid.config import flatten, load
 from raid.data import render
 from raid.distributed.backend import Backend
-from raid.methods.demo import Figures, histogram_figures, table
+from raid.methods.demo import Figures, histogram_figures, render_set, table
 from raid.methods.mar import recipe as mar
 from raid.methods.mar.config import MarConfig
 from raid.methods.mar.inputs import open_mar_inputs
@@ -35,10 +35,8 @@ COMPARED = [("MAR", "source only"), ("MAR", "feature-guided"), ("MAR", "MAR, age
 
 def render_people(config: MarConfig) -> None:
     """Render the sets if they are not there."""
-    assert config.data.root is not None  # ImageSet.problems
-    assert config.source.root is not None
-    render.write_market1501(config.data.root, TARGET)
-    render.write_market1501(config.source.root, SOURCE)
+    render_set(config.data, TARGET)
+    render_set(config.source, SOURCE)
 
 
 def compare(config: MarConfig, backend: Backend, *, num_seeds: int) -> str:

@@ -3,6 +3,7 @@
 import logging
 import re
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from raid.data.images import Images
 from raid.data.samples import Samples, content_hash, relabel
 from raid.data.statistics import IMAGENET, Statistics, channel_statistics
 from raid.errors import InputError
-from raid.methods.inputs import Inputs, load_samples, open_inputs, open_part
+from raid.methods.inputs import Inputs, layout_of, load_samples, open_inputs, open_part, origins_of
 from raid.methods.mar.config import MarConfig
 from raid.methods.sections import ImageSet
 from raid.ops.neighbors import MapBlocks
@@ -64,6 +65,13 @@ class MarInputs:
         if pretrained is not None:
             parts["pretraining.checkpoint"] = content_hash(pretrained.expanduser().read_bytes())
         return parts
+
+    def origins(self, config: MarConfig) -> dict[str, Any]:
+        """What packs of the sets were made of; what `auxiliary` settles is not the section's."""
+        origins = origins_of(data=self.target.train, source=self.source.samples)
+        if config.auxiliary.startswith("msmt17"):
+            origins.pop("source.with_validation", None)
+        return origins
 
     @property
     def facts(self) -> dict[str, str]:
@@ -145,7 +153,13 @@ def source_samples(config: MarConfig) -> tuple[Samples, dict[str, str]]:
         whole = load_samples(data)
     except InputError as error:
         raise InputError(_of_source(str(error), config)) from error
-    rows = rows_of_people(whole, data.layout, everybody=everybody)
+    layout = layout_of(whole, data)
+    if config.auxiliary.startswith("msmt17") and layout != "msmt17":
+        raise InputError(
+            f"source.root: {data.root} is a pack of a set of layout {layout}, and {config.auxiliary} "
+            "(auxiliary) is of MSMT17"
+        )
+    rows = rows_of_people(whole, layout, everybody=everybody)
     if len(rows) == 0:
         raise InputError(
             f"source.root: {data.root} has no image of a known person among "

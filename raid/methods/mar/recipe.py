@@ -64,7 +64,13 @@ def run(
         backend.prepare(config.run.folder)
         check_memory(config, inputs, weights.agents.shape[1], backend.memory_bytes())
     folder, config = opened(
-        config, inputs.fingerprint(config), method="mar", facts=inputs.facts, resume=resume, fresh=fresh
+        config,
+        inputs.fingerprint(config),
+        method="mar",
+        facts=inputs.facts,
+        origins=inputs.origins(config),
+        resume=resume,
+        fresh=fresh,
     )
     with under_way(config, folder, "mar"):
         if not folder.model.exists():  # the last that is written: no workers are started for nothing

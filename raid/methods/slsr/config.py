@@ -252,6 +252,7 @@ class SlsrConfig(Schema):
         "data.root",
         "data.cache_folder",
         "data.cache_limit_gib",
+        "data.fetch_limit_gib",
         "data.read_timeout_s",
         "evaluate",
     )

@@ -9,9 +9,8 @@ import logging
 from typing import Any
 
 from raid.config import flatten, load
-from raid.data import render
 from raid.distributed.backend import Backend
-from raid.methods.demo import PEOPLE, Figures, histogram_figures, table
+from raid.methods.demo import PEOPLE, Figures, histogram_figures, render_set, table
 from raid.methods.slsr import recipe as slsr
 from raid.methods.slsr.config import SlsrConfig
 from raid.methods.slsr.gan_quality import ClusterQuality
@@ -38,8 +37,7 @@ COMPARED = [
 
 def render_people(config: SlsrConfig) -> None:
     """Render the set if it is not there."""
-    assert config.data.root is not None  # Data.problems
-    render.write_market1501(config.data.root, PEOPLE)
+    render_set(config.data, PEOPLE)
 
 
 def compare(config: SlsrConfig, backend: Backend, *, num_seeds: int) -> str:

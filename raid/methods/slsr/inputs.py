@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,11 @@ class SlsrInputs:
     def num_identities(self) -> int:
         """K."""
         return int(self.labels.max()) + 1
+
+    @property
+    def origins(self) -> dict[str, Any]:
+        """What a pack of the set was made of."""
+        return self.inputs.origins
 
     @property
     def facts(self) -> dict[str, str]:

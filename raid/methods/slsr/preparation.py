@@ -60,7 +60,9 @@ def prepare_images(config: SlsrConfig, backend: Backend, folder: Path) -> Path:
     with spans("prepare"):
         inputs, weights = ready(alone, backend)
     made_of = fingerprint(alone, inputs)
-    run_folder, alone = opened(alone, made_of, method="slsr", facts=inputs.facts, resume=True, fresh=False)
+    run_folder, alone = opened(
+        alone, made_of, method="slsr", facts=inputs.facts, origins=inputs.origins, resume=True, fresh=False
+    )
     with under_way(alone, run_folder, "slsr"):
         have_baseline(alone, inputs, weights, run_folder, backend, spans)
         make_images(alone, inputs, run_folder, backend, spans)

@@ -72,7 +72,13 @@ def run(
     with spans("prepare"):
         inputs, weights = ready(config, backend)
     folder, config = opened(
-        config, fingerprint(config, inputs), method="slsr", facts=inputs.facts, resume=resume, fresh=fresh
+        config,
+        fingerprint(config, inputs),
+        method="slsr",
+        facts=inputs.facts,
+        origins=inputs.origins,
+        resume=resume,
+        fresh=fresh,
     )
     with under_way(config, folder, "slsr"):
         if config.uses_baseline:
