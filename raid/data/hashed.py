@@ -113,7 +113,7 @@ def copy_renamed(samples: Samples, folder: Path) -> Samples:
         raise InputError(f"--copy: {folder}: is there and not empty; choose another folder")
     ordered = samples.take(_by_content(samples))
     names = list(_names(ordered))
-    contents = ordered.table["content"].to_pylist()
+    contents = [str(content) for content in ordered.table["content"].to_pylist()]
     with atomic_folder(folder) as temporary:
         for row, name in progress(enumerate(names), len(names), "copying"):
             (temporary / name).write_bytes(read_unchanged(ordered.root, ordered.paths[row], contents[row]))

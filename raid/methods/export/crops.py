@@ -6,9 +6,9 @@ import numpy as np
 
 from raid.config import load
 from raid.data.images import DecodedImages, Images
-from raid.data.packed import is_pack
 from raid.data.samples import NUM_THREADS, Samples
 from raid.errors import InputError
+from raid.methods.checking import data_of
 from raid.methods.inputs import load_samples
 from raid.methods.sections import Data
 from raid.methods.trained import Trained
@@ -21,7 +21,7 @@ def find_crops(trained: Trained, samples: str | None, folder: Path | None, count
 
     Args:
         trained: whose size they have, and whose own set is taken where neither is given.
-        samples: a manifest or a pack.
+        samples: a set as `raid data check` takes it: a manifest, a pack, ...
         folder: with pictures in it, or below.
         count: how many.
 
@@ -29,9 +29,8 @@ def find_crops(trained: Trained, samples: str | None, folder: Path | None, count
         InputError: there is no picture, or of the training's own set one cannot be decoded.
     """
     if samples is not None:
-        return _some(
-            _read(layout="pack" if is_pack(samples) else "manifest", root=samples), trained.config.data, count
-        )
+        data, _ = data_of([samples])
+        return _some(load_samples(data, on_error="unread"), trained.config.data, count)
     if folder is not None:
         if not folder.is_dir():
             raise InputError(f"--crops: {folder}: there is no such folder")
