@@ -36,6 +36,7 @@ COMMANDS = [
         ["tables"],
         ["extract"],
         ["export"],
+        ["threshold"],
     ),
     *(["data"], ["data", "synth"], ["data", "synth-check"], ["data", "prepare"], ["data", "check"]),
 ]

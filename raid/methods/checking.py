@@ -54,39 +54,21 @@ def data_of(arguments: Sequence[str]) -> tuple[Data, dict[str, str]]:
     Raises:
         InputError: the fields are wrong.
     """
-    first, *fields = arguments
+    first, fields = arguments[0], list(arguments)
     if "=" in first and not Path(first).exists():
-        data = load(Data, overrides=arguments)
+        data = load(Data, overrides=fields)
         return data, {"layout": data.layout}
-    fields, layout = fields_of_set(first, fields)
-    data = load(Data, overrides=fields)
-    return data, {"layout": layout or data.layout}
-
-
-def fields_of_set(place: str, given: Sequence[str]) -> tuple[list[str], str | None]:
-    """Return fields of section data for the set at `place`, and what is to be said of its layout.
-
-    Args:
-        place: manifest, table, folder or pack, of a path or a URI.
-        given: fields (`a=b`), which go before what the path tells; they come last. A pattern alone makes a
-            layout.
-
-    Returns:
-        The fields, and None where they name the layout.
-    """
-    path = Path(place).expanduser()
-    fields = [f"root={json.dumps(place if is_uri(place) else str(path))}"]
-    named = any(field.startswith("layout=") for field in given)
-    if any(field.startswith("pattern=") for field in given):
-        # Unless the fields say another.
-        return [*fields, "layout=folder", *given], None if named else "folder"
-    if named:
-        return [*fields, *given], None
-    layout = "pack" if is_pack(place) else _recognised(path)
-    if layout is not None:
-        return [*fields, f"layout={layout}", *given], layout
-    found = "not recognised: all images below the folder, no identities, no cameras"
-    return [*fields, "layout=folder", "pattern=.", *given], found  # which every path has
+    path = Path(first).expanduser()
+    fields[0] = f"root={json.dumps(first if is_uri(first) else str(path))}"
+    if any(field.startswith("pattern=") for field in fields):
+        fields.insert(1, "layout=folder")  # unless the fields say another
+    if any(field.startswith("layout=") for field in fields):
+        data = load(Data, overrides=fields)
+        return data, {"layout": data.layout}
+    layout = "pack" if is_pack(first) else _recognised(path)
+    found = {"layout": layout or "not recognised: all images below the folder, no identities, no cameras"}
+    fields += [f"layout={layout}"] if layout else ["layout=folder", "pattern=."]  # which every path has
+    return load(Data, overrides=fields), found
 
 
 def _recognised(path: Path) -> str | None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from raid.config import load
-from raid.data.images import DecodedImages, Images
-from raid.data.samples import NUM_THREADS, Samples
+from raid.data.images import Images, decoded_when_asked
+from raid.data.samples import Samples
 from raid.errors import InputError
 from raid.methods.checking import data_of
 from raid.methods.inputs import load_samples
@@ -51,8 +51,7 @@ def _read(**fields: str) -> Samples:
 
 
 def _some(samples: Samples, data: Data, count: int) -> Images:
-    paths = tuple(samples.paths)
-    images = DecodedImages(samples.root, paths, data.height, data.width, NUM_THREADS, data.read_timeout_s)
+    images = decoded_when_asked(samples, data.height, data.width, read_timeout_s=data.read_timeout_s)
     if len(images) < count:
         return images.take(np.arange(count) % len(images))
     return images.take(np.linspace(0, len(images) - 1, count).astype(np.int64))
