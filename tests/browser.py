@@ -127,6 +127,7 @@ def browser(folder: Path) -> Iterator[Browser]:
         try:
             yield Browser(into, out)
         finally:
-            process.kill()
+            process.terminate()
+            process.wait(_ANSWER_S)
             os.close(into)
             os.close(out)

@@ -111,22 +111,25 @@ for (const controls of all('.controls')) {
 }
 
 // Pictures: enlarged.
-const large = make('dialog', '', {className: 'large'}), shownLarge = make('img', ''), words = make('p', '');
-large.append(shownLarge, words, button('Close', () => large.close()));
+const large = make('dialog', '', {className: 'large'}), frame = make('div', ''), words = make('p', '');
+large.append(frame, words, button('Close', () => large.close()));
 large.addEventListener('click', event => { if (event.target === large) large.close(); });
 const pictured = '.strip li:has(img), .pairs li:has(img)';
 let current = null;
 const enlarge = item => {
-  const image = item.querySelector('img');
+  const images = all('img', item);
   current = item;
-  shownLarge.src = image.src;
-  shownLarge.alt = image.alt;
-  words.textContent = `${item.querySelector('b')?.textContent ?? ''} ${image.alt}`;
+  frame.replaceChildren(...images.map(image => {
+    const copy = make('img', '', {src: image.src, alt: image.alt});
+    copy.style.maxWidth = `calc(min(70vh, 36rem) * ${image.naturalWidth / image.naturalHeight})`;
+    return copy;
+  }));
+  words.textContent = [item.querySelector('b')?.textContent, ...images.map(image => image.alt)].filter(Boolean).join(' · ');
   if (!large.open) large.showModal();
 };
 large.addEventListener('close', () => current?.focus());
 for (const item of all(pictured)) {
-  item.tabIndex = -1;
+  item.tabIndex = item.parentElement.matches('.pairs') ? 0 : -1;  // a strip is gone to as a whole
   item.addEventListener('click', () => enlarge(item));
 }
 const beside = (item, step) => {
