@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from raid import __version__
-from raid.commands.answers import add_extract, add_rank
+from raid.commands.answers import add_extract, add_rank, add_threshold
 from raid.commands.command_line import exit_status, parse_with_overrides
 from raid.commands.data import add_data
 from raid.commands.results import (
@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_extract(commands)
     add_rank(commands)
+    add_threshold(commands)
     add_compare(commands)
     add_scaling(commands)
     add_tables(commands)

@@ -35,6 +35,7 @@ COMMANDS = [
         ["scaling"],
         ["tables"],
         ["extract"],
+        ["threshold"],
     ),
     *(["data"], ["data", "synth"], ["data", "synth-check"], ["data", "prepare"], ["data", "check"]),
 ]

@@ -125,3 +125,45 @@ def _extract(options: argparse.Namespace) -> None:
     )
     with backend_of("ray" if options.pool else "local", extraction.config) as backend:
         print(extract_file(extraction, backend, fresh=options.fresh))
+
+
+def add_threshold(commands: Commands) -> None:
+    """Add `raid threshold`."""
+    parser = commands.add_parser(
+        "threshold",
+        help="say from which similarity on two pictures are one person",
+        description="Compare all pairs of images in FEATURES (those of query and gallery, where there are "
+        "any) and print the threshold of the cosine similarity that accepts at most the share FAR of the "
+        "pairs of two people, and what share of the pairs of one person it accepts, each with its 95 % "
+        "interval over people; the same at other rates, equal error rate and area under the curve.",
+    )
+    parser.add_argument(
+        "features", type=Path, metavar="FEATURES.parquet", help="that raid extract wrote, of a labelled set"
+    )
+    parser.add_argument(
+        "--far", type=float, default=0.001, metavar="SHARE", help="of the pairs of two people (0.001)"
+    )
+    parser.add_argument(
+        "--pairs",
+        choices=["all", "cross-camera"],
+        help="pairs of different cameras alone (where cameras are known), or all",
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write it as JSON too: raid export takes it")
+    parser.add_argument("--page", type=Path, metavar="OUT.html", help="write a page with both histograms")
+    parser.set_defaults(run=_threshold)
+
+
+def _threshold(options: argparse.Namespace) -> None:
+    from raid import log
+    from raid.methods.answers.threshold import find_threshold
+
+    log.configure()
+    print(
+        find_threshold(
+            options.features,
+            options.far,
+            pairs=options.pairs,
+            json_file=options.json,
+            page_file=options.page,
+        )
+    )

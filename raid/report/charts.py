@@ -81,6 +81,7 @@ class Axes:
         show: y value to text.
         ticks: the same on the axis.
         show_x: x value to text, beside the axis.
+        whole: ticks of x are whole numbers.
     """
 
     x: str
@@ -91,27 +92,40 @@ class Axes:
     show: Show = "{:.3f}".format
     ticks: Show = number
     show_x: Show = number
+    whole: bool = True
 
 
-def line_chart(title: str, series: Sequence[Series], axes: Axes, *, note: str = "") -> Html:
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    axes: Axes,
+    *,
+    rule: tuple[str, float] | None = None,
+    note: str = "",
+) -> Html:
     """Return a chart of the series that have points; empty where none has.
 
     Args:
         title: of the chart.
         series: lines by their order in the legend.
         axes: labels and range.
+        rule: name and x of a line across the others.
         note: under the chart.
     """
     drawn = [_positive(line) if axes.logarithmic else line for line in series]
     drawn = [line for line in drawn if line.points]
     if not drawn:
         return Html()
-    x_scale = linear(*_extent(x for line in drawn for x, _ in line.points), LEFT + 6, RIGHT - 6, whole=True)
+    extent = _extent(x for line in drawn for x, _ in line.points)
+    x_scale = linear(*extent, LEFT + 6, RIGHT - 6, whole=axes.whole)
     y_scale = _y_scale([y for line in drawn for _, y in line.points], axes)
     parts = [frame(x_scale, y_scale, axes)]
     parts += [_line(line, x_scale, y_scale) for line in drawn]
-    parts += [_hits(line, x_scale, y_scale, axes) for line in drawn if not line.background]
     words = "; ".join(_told(line, axes) for line in drawn)
+    if rule is not None and x_scale.low <= rule[1] <= x_scale.high:
+        parts.append(_rule(rule[0], x_scale(rule[1])))
+        words += f". {rule[0]}: {axes.x} {axes.show_x(rule[1])}"
+    parts += [_hits(line, x_scale, y_scale, axes) for line in drawn if not line.background]
     legend = [(_swatch(line), line.name, axes.show(line.points[-1][1])) for line in drawn]
     return figure(title, parts, f"{title}. {axes.y} against {axes.x}. {words}.", legend, note)
 
