@@ -124,7 +124,8 @@ const enlarge = item => {
     copy.style.maxWidth = `calc(min(70vh, 36rem) * ${image.naturalWidth / image.naturalHeight})`;
     return copy;
   }));
-  words.textContent = [item.querySelector('b')?.textContent, ...images.map(image => image.alt)].filter(Boolean).join(' · ');
+  const said = [item.querySelector('b')?.textContent, ...images.map(image => image.alt)];
+  words.textContent = said.filter(Boolean).join(' · ');
   if (!large.open) large.showModal();
 };
 large.addEventListener('close', () => current?.focus());
