@@ -162,6 +162,15 @@ def test_cameras_of_two_sets_are_the_same_by_name(tmp_path):
     assert found == {"a.png": "door", "c.png": "hall"}
 
 
+def test_cameras_that_are_not_known_are_nobodys(tmp_path):
+    """Two pictures of a person, one on each side, by cameras that nobody knows: perhaps not the same one."""
+    rows: list[Row] = [("a.png", 1, None, "train"), ("b.png", 2, None, "train")]
+    one, other = feature_file(tmp_path, rows, name="q"), feature_file(tmp_path, rows)
+    answer(one, other, Wanted(out=tmp_path / "t.csv"))
+    found = [(row["query"], row["gallery"]) for row in read_csv(tmp_path / "t.csv")]
+    assert sorted(found) == [(mine, theirs) for mine in ("a.png", "b.png") for theirs in ("a.png", "b.png")]
+
+
 def test_parquet_says_the_same_with_numbers_and_nulls(tmp_path):
     file = feature_file(tmp_path, people(60))
     for name in ("t.csv", "t.parquet"):

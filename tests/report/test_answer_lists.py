@@ -152,7 +152,7 @@ def test_pictures_that_are_gone_or_none_are_said_and_the_page_is_there(tmp_path,
     (images / "001.png").write_bytes(b"no picture")
     (images / "002.png").unlink()
     os.mkfifo(images / "002.png")  # whoever reads it waits
-    tree = written(file, Wanted(page=tmp_path / "p.html"))
+    tree = written(file, Wanted(same_camera="keep", page=tmp_path / "p.html"))
     gone = {node.attributes["title"].split(": ")[1] for node in tree.all("span", "gone")}
     assert gone == {"000.png", "001.png", "002.png"}
     assert "3 pictures cannot be shown, such as" in caplog.text
