@@ -25,7 +25,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lists")
     file = feature_file(folder, people(45), camera_names=("hall", "door", "<b>yard"))
-    answer(file, file, Wanted(top=4, page=folder / "p.html"))
+    answer(file, file, Wanted(top=2, page=folder / "p.html"))
     return folder / "p.html"
 
 
