@@ -58,6 +58,7 @@ class Series:
         dashed: and hollow markers.
         marked: with markers.
         background: thin, and its values are not shown when pointed at.
+        value: in the legend, in place of the last one.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Series:
     dashed: bool = False
     marked: bool = True
     background: bool = False
+    value: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,16 +119,16 @@ def line_chart(
     if not drawn:
         return Html()
     extent = _extent(x for line in drawn for x, _ in line.points)
-    x_scale = linear(*extent, LEFT + 6, RIGHT - 6, whole=axes.whole)
+    x_scale = linear(*extent, LEFT + 6, RIGHT - 6, whole=axes.whole, most=6 if axes.whole else 8)
     y_scale = _y_scale([y for line in drawn for _, y in line.points], axes)
     parts = [frame(x_scale, y_scale, axes)]
-    parts += [_line(line, x_scale, y_scale) for line in drawn]
     words = "; ".join(_told(line, axes) for line in drawn)
     if rule is not None and x_scale.low <= rule[1] <= x_scale.high:
         parts.append(_rule(rule[0], x_scale(rule[1])))
         words += f". {rule[0]}: {axes.x} {axes.show_x(rule[1])}"
+    parts += [_line(line, x_scale, y_scale) for line in drawn]
     parts += [_hits(line, x_scale, y_scale, axes) for line in drawn if not line.background]
-    legend = [(_swatch(line), line.name, axes.show(line.points[-1][1])) for line in drawn]
+    legend = [(_swatch(line), line.name, line.value or axes.show(line.points[-1][1])) for line in drawn]
     return figure(title, parts, f"{title}. {axes.y} against {axes.x}. {words}.", legend, note)
 
 

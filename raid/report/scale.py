@@ -29,15 +29,17 @@ class Scale:
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
 
-def linear(low: float, high: float, start: float, end: float, *, whole: bool = False) -> Scale:
+def linear(
+    low: float, high: float, start: float, end: float, *, whole: bool = False, most: int | None = None
+) -> Scale:
     """Return a scale of exactly low..high; `whole` puts ticks on whole numbers alone, and on the first.
 
-    One value alone gets half a unit of air (`whole`) or a little on both sides.
+    There are about `most` ticks. One value alone gets half a unit of air (`whole`) or a little on both sides.
     """
     if low == high:
         air = 0.5 if whole else max(abs(low), 1.0) * 0.1
         low, high = low - air, high + air
-    step = _step(high - low, 6 if whole else 5)
+    step = _step(high - low, most or (6 if whole else 5))
     if whole:
         step = max(1.0, step)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

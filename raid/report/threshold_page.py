@@ -1,6 +1,6 @@
 """A threshold as one page: how alike the pairs are, what it accepts and rejects, and others beside it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from raid.ops.verification_figures import Rates, Verification, error_rates, histograms
 from raid.report.charts import Axes, Series, line_chart, percent, whole_percent
@@ -53,53 +53,55 @@ def _header(title: str, verification: Verification, chosen: Rates, facts: Mappin
 def _similarities(verification: Verification, chosen: Rates) -> Iterator[Html]:
     middles, genuine, impostor = (values.tolist() for values in histograms(verification.curve))
     places, accepted, rejected = (values.tolist() for values in error_rates(verification.curve))
+    false_accepts = _share(chosen.num_accepted / verification.num_impostor)
     rule = ("threshold", chosen.threshold)
-    as_share = Axes("similarity", "share of its pairs", zero=True, show=_share, ticks=whole_percent,
-                    show_x="{:.3f}".format, whole=False)  # fmt: skip
-    as_rate = Axes("threshold", "share, logarithmic", logarithmic=True, show=_share, ticks=whole_percent,
-                   show_x="{:.3f}".format, whole=False)  # fmt: skip
-    yield grid(
+    genuine_kind, impostor_kind = "genuine: one person", "impostors: two people"
+    pairs = line_chart(
+        "How alike pairs are",
         [
-            line_chart(
-                "How alike pairs are",
-                [
-                    Series("genuine: one person", list(zip(middles, genuine, strict=True)), 0, marked=False),
-                    Series(
-                        "impostors: two people",
-                        list(zip(middles, impostor, strict=True)),
-                        1,
-                        dashed=True,
-                        marked=False,
-                    ),
-                ],
-                as_share,
-                rule=rule,
-                note="Each kind by its own number of pairs. What is right of the line is accepted.",
-            ),
-            line_chart(
-                "Errors by the threshold",
-                [
-                    Series("genuine rejected", list(zip(places, rejected, strict=True)), 0, marked=False),
-                    Series(
-                        "impostors accepted",
-                        list(zip(places, accepted, strict=True)),
-                        1,
-                        dashed=True,
-                        marked=False,
-                    ),
-                ],
-                as_rate,
-                rule=rule,
-                note="They cross at the equal error rate. Where a line ends, there are no more.",
-            ),
-        ]
+            _line(genuine_kind, middles, genuine, f"{percent(chosen.tar)} accepted"),
+            _line(impostor_kind, middles, impostor, f"{false_accepts} accepted"),
+        ],
+        _axes("similarity", "share of its pairs", logarithmic=False),
+        rule=rule,
+        note="Each kind by its own number of pairs. What is right of the line is accepted.",
+    )
+    errors = line_chart(
+        "Errors by the threshold",
+        [
+            _line("genuine rejected", places, rejected, percent(1 - chosen.tar)),
+            _line("impostors accepted", places, accepted, false_accepts),
+        ],
+        _axes("threshold", "share of its pairs, logarithmic", logarithmic=True),
+        rule=rule,
+        note="The lines cross at the equal error rate. Where one ends, there are no more errors.",
+    )
+    yield grid([pairs, errors])
+
+
+def _line(name: str, places: Sequence[float], shares: Sequence[float], value: str) -> Series:
+    look = 1 if name.startswith("impostors") else 0
+    points = list(zip(places, shares, strict=True))
+    return Series(name, points, look, dashed=look == 1, marked=False, value=value)
+
+
+def _axes(x: str, y: str, *, logarithmic: bool) -> Axes:
+    return Axes(
+        x,
+        y,
+        zero=not logarithmic,
+        logarithmic=logarithmic,
+        show=_share,
+        ticks="{:g}".format if logarithmic else whole_percent,
+        show_x="{:.3f}".format,
+        whole=False,
     )
 
 
 def _thresholds(verification: Verification, chosen: Rates) -> Iterator[Html]:
     head = ("FAR", "threshold", "95 %", "TAR", "95 %", "impostors accepted")
     yield table(
-        "Thresholds by the share of impostors that they may accept",
+        "By the share of impostors accepted",
         head,
         [_row(rates, rates is chosen) for rates in verification.rates],
         note="Intervals by the bootstrap over people, for pairs are not independent of each other; those of "

@@ -261,3 +261,25 @@ def test_both_modes_name_the_same_colours():
     assert light.keys() == dark.keys()
     used = set(re.findall(r"var\((--\w+)\)", style()))
     assert used <= light.keys()
+
+
+def test_a_rule_across_lines_and_a_value_of_one_s_own():
+    points = [(-0.5, 0.1), (0.0, 0.4), (0.75, 0.2)]
+    axes = Axes("alike", "share", zero=True, whole=False, show_x="{:.2f}".format)
+    line = Series("one", points, marked=False, value="3 of 4")
+    chart = page.parse(line_chart("Alike", [line], axes, rule=("limit", 0.25)))
+    svg = chart.one("svg", "chart")
+    ticks = [
+        (float(tick.attributes["x"]), float(tick.text))
+        for tick in svg.all("text", "tick")
+        if "middle" in tick.classes
+    ]
+    assert [value for _, value in ticks] == [-0.4, -0.2, 0, 0.2, 0.4, 0.6]
+    (low, first), (high, last) = ticks[0], ticks[-1]
+    expected = low + (0.25 - first) / (last - first) * (high - low)
+    (rule,) = svg.all("path", "cut")
+    assert float(re.match(r"M([\d.]+) ", rule.attributes["d"])[1]) == pytest.approx(expected, abs=0.11)
+    assert "limit: alike 0.25" in svg.attributes["aria-label"]
+    assert chart.one("ul", "legend").one("b").text == "3 of 4"
+    outside = page.parse(line_chart("Alike", [line], axes, rule=("limit", 0.8)))
+    assert not outside.all("path", "cut")
