@@ -75,9 +75,10 @@ for (const table of all('table.sortable')) all('thead th', table).forEach((head,
   head.append(sorts);
 });
 
-// Ranked lists: filtered and sorted.
+// Ranked lists and pairs: filtered, and sorted.
 for (const controls of all('.controls')) {
-  const lists = all('.list', controls.closest('section')), places = lists.map(list => list.parentElement);
+  const section = controls.closest('section');
+  const lists = all('.list', section), pairs = all('.pairs li', section);
   const field = name => controls.querySelector(`[name=${name}]`);
   const value = name => field(name)?.value || '';
   const filter = () => {
@@ -93,8 +94,12 @@ for (const controls of all('.controls')) {
         || at !== '' && !seen.length
         || text !== '' && !said(list) && !seen.some(said);
     }
-    const shown = lists.filter(list => !list.hidden).length;
-    controls.querySelector('output').value = `${shown} of ${lists.length} lists`;
+    const by = value('pair');
+    for (const pair of pairs) {
+      pair.hidden = by !== '' && ![pair.dataset.camera, pair.dataset.other].includes(by);
+    }
+    const every = [...lists, ...pairs], shown = every.filter(one => !one.hidden).length;
+    controls.querySelector('output').value = `${shown} of ${every.length} ${controls.dataset.what}`;
   };
   const sort = () => {
     const [by, sign] = value('sort').split(' ');

@@ -223,3 +223,20 @@ def test_the_lists_of_a_run_have_the_keys_too(tab, run):
     everything = tab.value(SHOWN)
     at = choose(tab, "query", "2")
     assert 0 < len(at) < len(everything)
+
+
+def test_the_pictures_of_a_run_of_mar_are_filtered_by_their_cameras(tab, mar_run):
+    tab.open(mar_run.report)
+    pairs = "[...document.querySelectorAll('.pairs li')]"
+    cameras = tab.value(f"{pairs}.map(p => p.innerText.match(/cameras (.*), (.*)/).slice(1))")
+    expected = [number for number, pair in enumerate(cameras) if "2" in pair]
+    assert 0 < len(expected) < len(cameras) == 12
+    choose(tab, "pair", "2")
+    assert tab.value(f"{pairs}.map((p, n) => p.hidden ? -1 : n).filter(n => n >= 0)") == expected
+    told = tab.value("document.querySelector('#pairs output').value")
+    assert told == f"{len(expected)} of 12 pairs"
+    tab.value("document.querySelector('.pairs li:not([hidden])').focus()")
+    tab.press("Enter")
+    assert tab.value("document.querySelectorAll('dialog.large[open] img').length") == 2
+    tab.press("Escape")
+    tab.becomes("document.querySelector('dialog.large').open", False)
