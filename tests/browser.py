@@ -60,6 +60,13 @@ class Browser:
         """The value of an expression in the page."""
         return self._value(expression)
 
+    def becomes(self, expression: str, expected: Any) -> None:
+        """Fail unless the value is soon the one that is expected: events of a dialog come later."""
+        end = time.monotonic() + _ANSWER_S / 4
+        while (found := self._value(expression)) != expected:
+            assert time.monotonic() < end, f"{expression} is {found!r}, not {expected!r}"
+            time.sleep(0.02)
+
     def press(self, *keys: str) -> None:
         for key in keys:
             text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
@@ -127,6 +134,7 @@ def browser(folder: Path) -> Iterator[Browser]:
         try:
             yield Browser(into, out)
         finally:
-            process.kill()
+            process.terminate()
+            process.wait(_ANSWER_S)
             os.close(into)
             os.close(out)

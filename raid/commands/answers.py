@@ -38,6 +38,9 @@ def add_rank(commands: Commands) -> None:
     parser.add_argument("--rerank", action="store_true", help="order by k-reciprocal re-ranking")
     parser.add_argument("--blur", action="store_true", help="blur the page's pictures beyond recognition")
     parser.add_argument(
+        "--root", type=Path, metavar="FOLDER", help="the pictures of GALLERY, for the page, where they moved"
+    )
+    parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="(auto: a GPU when there is one)"
     )
     parser.set_defaults(run=_rank)
@@ -55,6 +58,7 @@ def _rank(options: argparse.Namespace) -> None:
         out=options.out,
         page=options.page,
         blur=options.blur,
+        root=options.root,
     )
     print(
         answer(options.query, options.gallery, wanted, checkpoint=options.checkpoint, device=options.device)

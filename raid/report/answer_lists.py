@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from raid.errors import InputError
 from raid.report.charts import percent
+from raid.report.controls import article, controls
 from raid.report.document import document, write_page
-from raid.report.lists import article, controls
 from raid.report.markup import Html, element, join
 from raid.report.panels import note
 from raid.report.previews import Previews
@@ -194,9 +194,10 @@ def _controls(lists: AnswerLists, shown: NDArray[np.int64], articles: Sequence[H
     found = lists.rows[shown]
     judged = bool((lists.right[shown] >= 0).any())
     precise = bool(np.isfinite(lists.average_precision[shown]).any())
+    query = _sorted(lists.query.cameras[query] for query in shown.tolist())
+    gallery = _sorted(lists.gallery.cameras[row] for row in found[found >= 0].tolist())
     return controls(
-        query_cameras=_sorted(lists.query.cameras[query] for query in shown.tolist()),
-        gallery_cameras=_sorted(lists.gallery.cameras[row] for row in found[found >= 0].tolist()),
+        [("query", "Query camera", query), ("gallery", "Gallery camera", gallery)],
         judged=judged,
         text=True,
         sorts=[(value, words) for value, words in _SORTS.items() if precise or not value.startswith("ap")],

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from raid.report.charts import percent
+from raid.report.controls import article, camera_of, cameras_of, controls
 from raid.report.markup import Html, element
 from raid.report.panels import note
-from raid.report.pictures import GONE, Side, picture, strip
+from raid.report.pictures import GONE, Side, picture
 from raid.report.reading import Epoch
 from raid.report.run import Run
 
@@ -22,6 +23,11 @@ def agents(run: Run) -> Iterator[Html]:
     )
     if run.mar.training is None:
         yield note(GONE)
+    else:
+        of, source = run.mar.multilabels, run.mar.training.source
+        target = cameras_of(run.mar.training.target, of["target_rows"].tolist())
+        agents = cameras_of(source, of["source_rows"].ravel().tolist())
+        yield controls([("query", "Target camera", target), ("gallery", "Source camera", agents)])
     for sample in range(len(run.mar.multilabels["target_rows"])):
         yield _multilabel(run, sample)
 
@@ -39,13 +45,20 @@ def _multilabel(run: Run, sample: int) -> Html:
         )
     ]
     held = f"{len(values)} agents hold {percent(sum(values))} of its multilabel"
-    return strip(f"Image {target + 1}: {held}", items)
+    camera = _camera(run.mar.target, target)
+    at = "" if camera is None else f", camera {camera}"
+    return article(f"Image {target + 1}{at}: {held}", items, order=sample, camera=camera)
 
 
 def _agent(agent: int, row: int, value: float, share: float, source: Side | None) -> Html:
     shown = picture(row, f"agent {agent + 1}", source)
     bar = element("i", class_="likelihood", style=f"width:{100 * share:.0f}%", aria_hidden="true")
-    return element("li", element("small", f"agent {agent + 1}"), shown, bar, element("b", percent(value)))
+    what = element("small", f"agent {agent + 1}")
+    return element("li", what, shown, bar, element("b", percent(value)), data_camera=_camera(source, row))
+
+
+def _camera(of: Side | None, row: int) -> str | None:
+    return None if of is None else camera_of(of[0], row)
 
 
 def pairs(run: Run) -> Iterator[Html]:
@@ -62,6 +75,10 @@ def pairs(run: Run) -> Iterator[Html]:
     )
     if run.mar.training is None:
         yield note(GONE)
+    else:
+        rows = [row for kind in ("positives", "negatives") for pair in last[kind] for row in pair["rows"]]
+        cameras = cameras_of(run.mar.training.target, rows)
+        yield controls([("pair", "Camera of one of the two", cameras)], what="pairs")
     for kind, title, what in (
         ("positives", "Mined as positive", True),
         ("negatives", "Mined as hard negative", False),
@@ -83,6 +100,8 @@ def _pair(pair: Epoch, positive: bool, run: Run) -> Html:
     # Where the features are the guide, the score that parts the pairs is the similarity again.
     names = ("similarity", "agreement") if run.guide == "agreement" else ("similarity",)
     told = [element("small", f"{name} {pair[name]:.2f}") for name in names]
-    return element(
-        "li", element("div", *pictures), element("b", f"{sign}{people}"), *told, class_=verdict or None
-    )
+    one, other = (_camera(run.mar.target, row) for row in pair["rows"])
+    if one is not None or other is not None:
+        told.append(element("small", f"cameras {one or '?'}, {other or '?'}"))
+    shown = (element("div", *pictures), element("b", f"{sign}{people}"), *told)
+    return element("li", *shown, class_=verdict or None, data_camera=one, data_other=other)

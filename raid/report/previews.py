@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _HEIGHT, _LEAST_WIDTH, _MOST_WIDTH = 128, 32, 256
 _QUALITY = 78
+_LARGEST = 2**27  # bytes of a file that is read
 _KEPT = 8192  # pictures: a gallery's image is in many lists
 
 
@@ -44,6 +45,8 @@ class Previews:
 @functools.lru_cache(maxsize=_KEPT)
 def _preview(file: Path, blur: bool) -> tuple[str, str] | None:
     try:
+        if not file.is_file() or file.stat().st_size > _LARGEST:
+            raise ValueError("no file, or too large a one")
         data = read_bytes(file)
         with Image.open(BytesIO(data)) as image:
             width, height = upright_size(image)

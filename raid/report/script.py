@@ -75,9 +75,10 @@ for (const table of all('table.sortable')) all('thead th', table).forEach((head,
   head.append(sorts);
 });
 
-// Ranked lists: filtered and sorted.
+// Ranked lists and pairs: filtered, and sorted.
 for (const controls of all('.controls')) {
-  const lists = all('.list', controls.closest('section')), places = lists.map(list => list.parentElement);
+  const section = controls.closest('section');
+  const lists = all('.list', section), pairs = all('.pairs li', section);
   const field = name => controls.querySelector(`[name=${name}]`);
   const value = name => field(name)?.value || '';
   const filter = () => {
@@ -93,8 +94,12 @@ for (const controls of all('.controls')) {
         || at !== '' && !seen.length
         || text !== '' && !said(list) && !seen.some(said);
     }
-    const shown = lists.filter(list => !list.hidden).length;
-    controls.querySelector('output').value = `${shown} of ${lists.length} lists`;
+    const by = value('pair');
+    for (const pair of pairs) {
+      pair.hidden = by !== '' && ![pair.dataset.camera, pair.dataset.other].includes(by);
+    }
+    const every = [...lists, ...pairs], shown = every.filter(one => !one.hidden).length;
+    controls.querySelector('output').value = `${shown} of ${every.length} ${controls.dataset.what}`;
   };
   const sort = () => {
     const [by, sign] = value('sort').split(' ');
@@ -111,22 +116,26 @@ for (const controls of all('.controls')) {
 }
 
 // Pictures: enlarged.
-const large = make('dialog', '', {className: 'large'}), shownLarge = make('img', ''), words = make('p', '');
-large.append(shownLarge, words, button('Close', () => large.close()));
+const large = make('dialog', '', {className: 'large'}), frame = make('div', ''), words = make('p', '');
+large.append(frame, words, button('Close', () => large.close()));
 large.addEventListener('click', event => { if (event.target === large) large.close(); });
 const pictured = '.strip li:has(img), .pairs li:has(img)';
 let current = null;
 const enlarge = item => {
-  const image = item.querySelector('img');
+  const images = all('img', item);
   current = item;
-  shownLarge.src = image.src;
-  shownLarge.alt = image.alt;
-  words.textContent = `${item.querySelector('b')?.textContent ?? ''} ${image.alt}`;
+  frame.replaceChildren(...images.map(image => {
+    const copy = make('img', '', {src: image.src, alt: image.alt});
+    copy.style.maxWidth = `calc(min(70vh, 36rem) * ${image.naturalWidth / image.naturalHeight})`;
+    return copy;
+  }));
+  const said = [item.querySelector('b')?.textContent, ...images.map(image => image.alt)];
+  words.textContent = said.filter(Boolean).join(' · ');
   if (!large.open) large.showModal();
 };
 large.addEventListener('close', () => current?.focus());
 for (const item of all(pictured)) {
-  item.tabIndex = -1;
+  item.tabIndex = item.parentElement.matches('.pairs') ? 0 : -1;  // a strip is gone to as a whole
   item.addEventListener('click', () => enlarge(item));
 }
 const beside = (item, step) => {

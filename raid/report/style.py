@@ -180,10 +180,10 @@ button,input,select{font:inherit;color:inherit}
 .controls select{width:100%}
 :is(button,input,select,a,summary,.strip li,.pairs li):focus-visible{outline:2px solid var(--link);
  outline-offset:1px}
-th button{all:unset;cursor:pointer;white-space:inherit}
+th button{all:unset;cursor:pointer;white-space:inherit;position:relative}
 th button:hover{text-decoration:underline}
-th button::after{content:"↕";color:var(--muted);opacity:.6;padding-left:.25em;display:inline-block;
- font-weight:400}
+th button::after{content:"↕";position:absolute;left:100%;bottom:0;font-size:.7rem;font-weight:400;
+ color:var(--muted);opacity:.6}
 th[aria-sort] button::after{opacity:1;color:var(--link);font-weight:700}
 th[aria-sort=ascending] button::after{content:"↑"}
 th[aria-sort=descending] button::after{content:"↓"}
@@ -201,8 +201,9 @@ th[aria-sort=descending] button::after{content:"↓"}
 dialog{background:var(--card);color:var(--text);border:1px solid var(--line);border-radius:.5rem;
  max-width:min(94vw,34rem)}
 dialog::backdrop{background:rgb(0 0 0/.6)}
-dialog.large img{display:block;height:min(70vh,36rem);max-width:100%;margin:0 auto;object-fit:contain;
- image-rendering:auto}
+dialog.large{width:min(94vw,34rem)}
+dialog.large div{display:flex;justify-content:center;align-items:flex-start;gap:.5rem}
+dialog.large img{flex:1 1 0;min-width:0;height:auto}
 .help h2{margin:0 0 .5rem}
 .help dl{display:grid;grid-template-columns:auto 1fr;gap:.25rem 1rem;margin:.5rem 0 1rem}
 .help dt{font-weight:600}

@@ -1,6 +1,7 @@
 """`raid rank`: the table, against rules written out row by row."""
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pictures import bomb
 from raid.cli import main
 from raid.commands.command_line import EXIT_INPUT_ERROR
 from raid.config import to_yaml
+from raid.data import folder
 from raid.data.feature_file import read_features
 from raid.distributed.checkpoint import write_tensors
 from raid.distributed.group import Group
@@ -158,6 +160,15 @@ def test_cameras_of_two_sets_are_the_same_by_name(tmp_path):
     answer(one, other, Wanted(out=tmp_path / "t.csv"))
     found = {row["gallery"]: row["gallery_camera"] for row in read_csv(tmp_path / "t.csv")}
     assert found == {"a.png": "door", "c.png": "hall"}
+
+
+def test_cameras_that_are_not_known_are_nobodys(tmp_path):
+    """Two pictures of a person, one on each side, by cameras that nobody knows: perhaps not the same one."""
+    rows: list[Row] = [("a.png", 1, None, "train"), ("b.png", 2, None, "train")]
+    one, other = feature_file(tmp_path, rows, name="q"), feature_file(tmp_path, rows)
+    answer(one, other, Wanted(out=tmp_path / "t.csv"))
+    found = [(row["query"], row["gallery"]) for row in read_csv(tmp_path / "t.csv")]
+    assert sorted(found) == [(mine, theirs) for mine in ("a.png", "b.png") for theirs in ("a.png", "b.png")]
 
 
 def test_parquet_says_the_same_with_numbers_and_nulls(tmp_path):
@@ -343,3 +354,24 @@ def test_a_large_gallery_is_ranked_in_lower_blocks(tmp_path, monkeypatch):
     file = feature_file(tmp_path, people(60))
     answer(file, file, Wanted(out=tmp_path / "t.csv"))
     assert seen == [3]  # of 40 distances each
+
+
+def test_the_commands_of_the_readme(trained, tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    mark = "<!-- run by tests/methods/test_answers_ranking.py -->\n"
+    (block,) = re.findall(re.escape(mark) + r"```sh\n(.*?)```", text, re.DOTALL)
+    run, features = trained
+    images = features.parent / "images"
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(run)
+    (tmp_path / "photo.jpg").write_bytes((images / "query" / "0003_c1_0.png").read_bytes())
+    folder.load(images, tiny.PATTERN).write(tmp_path / "mine.parquet")
+    monkeypatch.chdir(tmp_path)
+    with thin_resnet.in_use():
+        for line in block.splitlines():
+            assert main(line.split()[1:]) == 0
+    out = capsys.readouterr().out
+    assert "photo.jpg,1,query/0003_c1_0.png,1.000000,,,3,1," in out
+    assert "15 queries, 30 gallery images, mAP" in out
+    assert len(read_csv(tmp_path / "ranks.csv")) == 15 * 20
+    assert (tmp_path / "lists.html").exists()

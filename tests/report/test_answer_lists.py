@@ -1,6 +1,7 @@
 """The page of ranked lists, read back as a browser would."""
 
 import base64
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from test_content import references
 
 from raid.data.blurring import blurred
 from raid.data.pixels import decode
+from raid.errors import InputError
 from raid.methods.answers.ranking import Wanted, answer, put_together, ranked
 from raid.methods.answers.sides import opened
 from raid.report import answer_lists, previews
@@ -148,10 +150,22 @@ def test_pictures_that_are_gone_or_none_are_said_and_the_page_is_there(tmp_path,
     images = tmp_path / "f_images"
     (images / "000.png").unlink()
     (images / "001.png").write_bytes(b"no picture")
-    tree = written(file, Wanted(page=tmp_path / "p.html"))
+    (images / "002.png").unlink()
+    os.mkfifo(images / "002.png")  # whoever reads it waits
+    tree = written(file, Wanted(same_camera="keep", page=tmp_path / "p.html"))
     gone = {node.attributes["title"].split(": ")[1] for node in tree.all("span", "gone")}
-    assert gone == {"000.png", "001.png"}
-    assert "2 pictures cannot be shown, such as" in caplog.text
+    assert gone == {"000.png", "001.png", "002.png"}
+    assert "3 pictures cannot be shown, such as" in caplog.text
+
+
+def test_pictures_that_have_moved_are_found_again(tmp_path):
+    file = feature_file(tmp_path, people(9))
+    (tmp_path / "f_images").rename(tmp_path / "elsewhere")
+    page_file = tmp_path / "p.html"
+    assert written(file, Wanted(page=page_file)).all("img") == []
+    assert len(written(file, Wanted(page=page_file, root=tmp_path / "elsewhere")).all("img")) > 9
+    with pytest.raises(InputError, match=r"--root: .*there is no such folder"):
+        answer(file, file, Wanted(page=page_file, root=tmp_path / "f_images"))
 
 
 def detailed(seed: int, *, mirrored: bool) -> Image.Image:

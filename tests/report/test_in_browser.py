@@ -25,7 +25,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lists")
     file = feature_file(folder, people(45), camera_names=("hall", "door", "<b>yard"))
-    answer(file, file, Wanted(top=25, page=folder / "p.html"))
+    answer(file, file, Wanted(top=2, page=folder / "p.html"))
     return folder / "p.html"
 
 
@@ -93,8 +93,8 @@ def test_keys_go_through_the_lists_and_enlarge_a_picture(tab, lists):
     assert tab.value(f"{shown} === {of.format(2)}")
     tab.press("j")  # not while it is open
     tab.press("Escape")
-    assert not tab.value(f"{large}.open")
-    assert tab.value(picture) == "2"
+    tab.becomes(f"{large}.open", False)
+    tab.becomes(picture, "2")
     assert tab.value(AT) == "0"
 
 
@@ -104,7 +104,9 @@ def test_keys_are_shown_and_the_filter_is_reached(tab, lists):
     keys = tab.value("document.querySelector('dialog.help').open && document.querySelector('dl').innerText")
     assert "next list" in keys
     assert "filter" in keys
-    tab.press("Escape", "/")
+    tab.press("Escape")
+    tab.becomes("document.querySelector('dialog.help').open", False)
+    tab.press("/")
     assert tab.value("document.activeElement.name") == "text"
     tab.press("0", "0", "3", "j")  # letters are letters there
     assert tab.value("document.activeElement.value") == "003j"
@@ -140,7 +142,14 @@ def test_lists_are_filtered(tab, lists):
     wrong = [query for query in everything if firsts[query] == "wrong"]
     assert choose(tab, "wrong", "") == wrong
     tab.open(lists)
-    assert choose(tab, "gallery", "door")
+    found = "[...l.querySelectorAll('li:not(.query)')].some(i => i.dataset.camera === 'door')"
+    with_door = [
+        query
+        for query, there in enumerate(tab.value(f"[...document.querySelectorAll('.list')].map(l => {found})"))
+        if there
+    ]
+    assert 0 < len(with_door) < 15
+    assert choose(tab, "gallery", "door") == with_door
     items = "[...document.querySelectorAll('.list:not([hidden]) li:not(.query)')].filter(i => !i.hidden)"
     assert tab.value(f"[...new Set({items}.map(i => i.dataset.camera))]") == ["door"]
     choose(tab, "gallery", "")
@@ -214,3 +223,20 @@ def test_the_lists_of_a_run_have_the_keys_too(tab, run):
     everything = tab.value(SHOWN)
     at = choose(tab, "query", "2")
     assert 0 < len(at) < len(everything)
+
+
+def test_the_pictures_of_a_run_of_mar_are_filtered_by_their_cameras(tab, mar_run):
+    tab.open(mar_run.report)
+    pairs = "[...document.querySelectorAll('.pairs li')]"
+    cameras = tab.value(f"{pairs}.map(p => p.innerText.match(/cameras (.*), (.*)/).slice(1))")
+    expected = [number for number, pair in enumerate(cameras) if "2" in pair]
+    assert 0 < len(expected) < len(cameras) == 12
+    choose(tab, "pair", "2")
+    assert tab.value(f"{pairs}.map((p, n) => p.hidden ? -1 : n).filter(n => n >= 0)") == expected
+    told = tab.value("document.querySelector('#pairs output').value")
+    assert told == f"{len(expected)} of 12 pairs"
+    tab.value("document.querySelector('.pairs li:not([hidden])').focus()")
+    tab.press("Enter")
+    assert tab.value("document.querySelectorAll('dialog.large[open] img').length") == 2
+    tab.press("Escape")
+    tab.becomes("document.querySelector('dialog.large').open", False)

@@ -180,7 +180,8 @@ def test_reference_agents_are_the_records_with_their_pictures(mar_shown, sets):
     titles = [node.text for node in page.section(mar_shown, "agents").all("p") if "agents hold" in node.text]
     for title, row, values in zip(titles, record["target_rows"], record["values"], strict=True):
         held = f"6 agents hold {100 * float(values.sum()):.1f}\N{NO-BREAK SPACE}% of its multilabel"
-        assert title == f"Image {row + 1}: {held}"
+        camera = sets.target.cameras[row] + 1
+        assert title == f"Image {row + 1}, camera {camera}: {held}"
 
 
 def test_mined_pairs_are_those_of_the_last_epoch_with_their_pictures(mar_shown, sets):
@@ -201,6 +202,7 @@ def test_mined_pairs_are_those_of_the_last_epoch_with_their_pictures(mar_shown, 
             assert [node.text for node in item.all("small")] == [
                 f"similarity {pair['similarity']:.2f}",
                 f"agreement {pair['agreement']:.2f}",
+                "cameras {}, {}".format(*(sets.target.cameras[pair["rows"]] + 1)),
             ]
             rows = [page.closest(page.Node("", {}, [image]), images) for image in item.all("img")]
             assert rows == pair["rows"]

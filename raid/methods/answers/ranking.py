@@ -35,6 +35,7 @@ class Wanted:
         out: the table, .csv or .parquet.
         page: the page of ranked lists, .html.
         blur: blur the page's pictures.
+        root: folder of the gallery's pictures; None: the one that its file names.
     """
 
     top: int = 20
@@ -43,6 +44,7 @@ class Wanted:
     out: Path | None = None
     page: Path | None = None
     blur: bool = False
+    root: Path | None = None
 
 
 def answer(
@@ -70,7 +72,9 @@ def answer(
     for path, suffixes in ((wanted.out, (".csv", ".parquet")), (wanted.page, (".html",))):
         if path is not None:
             check_out(path, suffixes, (query, gallery))
-    sides = opened(query, gallery, checkpoint, device=device)
+    if wanted.root is not None and not wanted.root.is_dir():
+        raise InputError(f"--root: {wanted.root}: there is no such folder")
+    sides = opened(query, gallery, checkpoint, root=wanted.root, device=device)
     parts: Iterable[Part] = ranked(sides, wanted)
     listed = sides.query.listed, sides.gallery.listed
     if wanted.out is not None:

@@ -84,7 +84,14 @@ class Sides:
     model: str
 
 
-def opened(query: Path, gallery: Path, checkpoint: Path | None, *, device: str = "auto") -> Sides:
+def opened(
+    query: Path,
+    gallery: Path,
+    checkpoint: Path | None,
+    *,
+    root: Path | None = None,
+    device: str = "auto",
+) -> Sides:
     """Read the gallery's features, and read or extract the queries'.
 
     Args:
@@ -93,6 +100,7 @@ def opened(query: Path, gallery: Path, checkpoint: Path | None, *, device: str =
             others.
         gallery: a file of features.
         checkpoint: model or run folder that pictures go through.
+        root: of the gallery's pictures, in place of the folder that its file names.
         device: of the extraction.
 
     Raises:
@@ -106,26 +114,26 @@ def opened(query: Path, gallery: Path, checkpoint: Path | None, *, device: str =
     of_gallery = read_features(gallery)
     if query.is_dir() or query.suffix.lower() in SUFFIXES:
         side = _of_pictures(query, gallery, of_gallery.facts, checkpoint, device)
-        return Sides(side, _of_file(of_gallery), False, of_gallery.facts.model)
+        return Sides(side, _of_file(of_gallery, root), False, of_gallery.facts.model)
     if query.samefile(gallery):
-        return _of_one_file(of_gallery)
+        return _of_one_file(of_gallery, root)
     of_query = read_features(query)
     _check_facts(query, of_query.facts, gallery, of_gallery.facts)
-    return Sides(_of_file(of_query), _of_file(of_gallery), False, of_gallery.facts.model)
+    return Sides(_of_file(of_query, None), _of_file(of_gallery, root), False, of_gallery.facts.model)
 
 
-def _of_one_file(found: FeatureFile) -> Sides:
-    everything, splits = _of_file(found), np.array(found.splits)
+def _of_one_file(found: FeatureFile, root: Path | None) -> Sides:
+    everything, splits = _of_file(found, root), np.array(found.splits)
     query, gallery = np.flatnonzero(splits == "query"), np.flatnonzero(splits == "gallery")
     if len(query) and len(gallery):
         return Sides(everything.take(query), everything.take(gallery), False, found.facts.model)
     return Sides(everything, everything, True, found.facts.model)
 
 
-def _of_file(found: FeatureFile) -> Side:
+def _of_file(found: FeatureFile, root: Path | None) -> Side:
     return Side(
         features=found.features,
-        root=Path(found.facts.root),
+        root=root if root is not None else Path(found.facts.root),
         paths=found.paths,
         identities=_known(found, "identity"),
         cameras=_known(found, "camera"),
