@@ -268,7 +268,7 @@ CONFIGURATIONS = {
     "merges": (merges(), "not YAML: more than 100,000 values, with its aliases written out"),
     "list in itself": ("seed: &a [*a]", "not YAML: a value that contains itself"),
     "mapping in itself": ("data: &a {root: *a}", "not YAML: a value that contains itself"),
-    "deep": ("seed: " + "[" * 50_000, "not YAML: nested too deeply"),
+    "deep": ("seed: " + "[" * 5_000, "not YAML: nested too deeply"),
     "large": ("seed: 1 # " + "x" * 2**18, "is larger than 256 KiB: no configuration"),
     "binary": ("\x00\x01", "not YAML: unacceptable character"),
 }
@@ -286,14 +286,14 @@ def test_a_configuration_that_does_harm(refused, tmp_path, of):
         assert refused(*command).startswith(f"model.pt: {message}")
 
 
-@pytest.mark.parametrize("value", ["&a [*a]", "[" * 20_000, "!!python/name:os.mkdir", "&a [1, *a"])
+@pytest.mark.parametrize("value", ["&a [*a]", "[" * 5_000, "!!python/name:os.mkdir", "&a [1, *a"])
 def test_an_override_that_does_harm(refused, value):
     line = refused("config", "icsr", "/dev/null", f"seed={value}")
     assert re.match(r"seed: .* is not a YAML value; quote a text", line)
 
 
 def test_wrong_values_are_not_told_at_length(tmp_path, capsys):
-    for value in ("[" + "1," * 50_000 + "]", "0x" + "f" * 50_000):
+    for value in ("[" + "1," * 20_000 + "]", "0x" + "f" * 20_000):
         (tmp_path / "run.yaml").write_text(f"seed: {value}")
         assert main(["config", "icsr", str(tmp_path / "run.yaml")]) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "seed" in line]

@@ -58,7 +58,8 @@ def export(
     network = trained.network(settings)
     model = trained.fingerprint()
     if isinstance(threshold, Path):
-        threshold = read_threshold(threshold, model=model, flip=flip)
+        data = trained.config.data
+        threshold = read_threshold(threshold, model=model, flip=flip, height=data.height, width=data.width)
     torch.set_num_threads(trained.config.numerics.threads)
     images = find_crops(trained, samples, crops, NUM_CROPS)
     pixels = images.gather(np.arange(len(images))).numpy()
