@@ -36,6 +36,7 @@ COMMANDS = [
         ["export"],
     ),
     *(["data"], ["data", "synth"], ["data", "synth-check"], ["data", "prepare"], ["data", "check"]),
+    ["data", "import-mot"],
 ]
 LIBRARIES = {"torch", "torchvision", "numpy", "scipy", "pydantic", "yaml", "PIL", "pyarrow", "ray", "mlflow"}
 SMALL = ["--num-identities=8", "--num-cameras=2", "--height=32", "--width=16"]

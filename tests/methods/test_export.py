@@ -314,6 +314,12 @@ def test_what_cannot_work_is_one_line(model, root, tmp_path, capsys, monkeypatch
     assert line == "raid export needs onnxruntime: pip install 'raid[export]'"
 
 
+def test_a_sidecar_that_cannot_be_written_keeps_the_graph_back(model, tmp_path, capsys):
+    (tmp_path / "people.json").mkdir()
+    assert "cannot be written: " in refused(capsys, model, "--onnx", tmp_path / "people.onnx")
+    assert outputs(tmp_path) == ["people.json"]
+
+
 def test_without_the_trainings_own_pictures_others_are_asked_for(root, tmp_path, capsys):
     copied = Path(shutil.copytree(root, tmp_path / "run" / "images"))
     config = tiny.config(copied, tmp_path / "run", numerics__threads=1)
