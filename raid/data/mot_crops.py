@@ -59,7 +59,7 @@ class Imported:
         known = self.samples.identities
         identities, cameras = np.unique(known[known >= 0]), np.unique(self.samples.cameras)
         lines = [
-            f"{self.samples.root / MANIFEST}: {len(known):,} crops of {len(identities):,} identities, "
+            f"{self.samples.root}/{MANIFEST}: {len(known):,} crops of {len(identities):,} identities, "
             f"{len(cameras):,} cameras"
         ]
         lines += [f"left out: {count:,} {reason}" for reason, count in sorted(self.left_out.items())]
