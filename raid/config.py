@@ -43,6 +43,9 @@ class Schema:
 
 
 S = TypeVar("S", bound=Schema)
+# Far more than a configuration has, and read within seconds.
+_MOST_BYTES, _MOST_VALUES = 2**18, 100_000
+_MOST_SHOWN = 200  # characters of a wrong value
 Tree = dict[str, Any]
 
 
@@ -189,15 +192,20 @@ def describe_sections(schema: type[Schema], prefix: str = "") -> Iterator[tuple[
 
 def _read_file(file: Path | str) -> Tree:
     try:
-        return _parse(Path(file).read_bytes(), str(file))
+        with Path(file).open("rb") as opened:
+            return _parse(opened.read(_MOST_BYTES + 1), str(file))
     except OSError as error:
         hint = "; a run file comes before the overrides" if "=" in str(file) else ""
         raise InputError(f"{file}: cannot read this configuration file: {error.strerror}{hint}") from error
 
 
 def _parse(text: str | bytes, name: str) -> Tree:
+    if len(text) > _MOST_BYTES:
+        raise InputError(f"{name}: is larger than {_MOST_BYTES // 1024} KiB: no configuration")
     try:
-        content = yaml.load(text, _UniqueKeys)
+        content = yaml.load(text, _Careful)
+    except RecursionError as error:
+        raise InputError(f"{name}: not YAML: nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
         reason = " ".join(str(error).split())
         raise InputError(f"{name}: not YAML: {reason}") from error
@@ -208,8 +216,22 @@ def _parse(text: str | bytes, name: str) -> Tree:
     return content
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that a mapping holds twice: YAML would silently take the last."""
+class _Careful(yaml.SafeLoader):
+    """Refuses what YAML takes: keys that a mapping holds twice, and aliases that would fill the memory.
+
+    Of two equal keys YAML would silently take the last.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _num_values(node, {}) > _MOST_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"more than {_MOST_VALUES:,} values, with its aliases written out",
+                node.start_mark,
+            )
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -222,6 +244,21 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _num_values(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """Return how many values a node has with its aliases written out; `known` are those of others by id."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    key = id(node)
+    if key not in known:
+        known[key] = None  # until it is: what finds itself in itself has no end
+        pairs = node.value if isinstance(node, yaml.MappingNode) else [node.value]
+        known[key] = 1 + sum(_num_values(below, known) for pair in pairs for below in pair)
+    number = known[key]
+    if number is None:
+        raise yaml.constructor.ConstructorError(None, None, "a value that contains itself", node.start_mark)
+    return number
+
+
 def _parsed(overrides: Iterable[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if isinstance(overrides, Mapping):
         yield from overrides.items()
@@ -231,9 +268,9 @@ def _parsed(overrides: Iterable[str] | Mapping[str, Any]) -> Iterator[tuple[str,
         if not equals or not path:
             raise InputError(f"{text}: an override is written path=value, for example refine.horizon=1")
         try:
-            yield path, yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError) as error:
-            raise InputError(f"{path}: {value!r} is not a YAML value; quote a text") from error
+            yield path, yaml.load(value, _Careful)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise InputError(f"{path}: {_shown(value)} is not a YAML value; quote a text") from error
 
 
 def _put(tree: Tree, path: str, value: Any) -> None:
@@ -305,8 +342,18 @@ def _explain(schema: type[Schema], problem: dict[str, Any]) -> tuple[str, str]:
     if problem["type"] == "missing":
         return ".".join(path), "is required"
     if problem["type"] == "dataclass_type":
-        return ".".join(path), f"is a section: wanted fields and values below it, got {problem['input']!r}"
-    return ".".join(path), f"{problem['msg']}, got {problem['input']!r}"
+        return ".".join(
+            path
+        ), f"is a section: wanted fields and values below it, got {_shown(problem['input'])}"
+    return ".".join(path), f"{problem['msg']}, got {_shown(problem['input'])}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write out a number of thousands of digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def _unknown(name: str, known: set[str]) -> str:

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,8 @@ def read_tensors(path: Path) -> Any:
     import torch  # here, for the commands that only write files start without it
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of how it was pickled, where it is refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # whose text advises to read the file unsafely
         reason = "it is damaged or holds other objects, which are not executed"
         cause: Exception = error

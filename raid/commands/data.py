@@ -1,4 +1,4 @@
-"""`raid data`: render the built-in set, measure it, check a set, write its manifest."""
+"""`raid data`: render the built-in set, measure it, check a set, write its manifest; import boxes."""
 
 import argparse
 from pathlib import Path
@@ -23,7 +23,7 @@ SYNTH_OPTIONS = {
 
 def add_data(commands: Commands) -> None:
     """Add `raid data` and its commands."""
-    parser = commands.add_parser("data", help="render the built-in set, write a manifest, check a set")
+    parser = commands.add_parser("data", help="render the built-in set, write or check a set, import boxes")
     data = parser.add_subparsers(title="data commands", required=True, metavar="COMMAND")
 
     synth = data.add_parser("synth", help="render people as JPEG files in Market-1501's layout")

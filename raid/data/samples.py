@@ -36,6 +36,7 @@ T = TypeVar("T")
 NULLABLE = ("identity", "camera")
 # multi_query: more images of a query's person by the query's camera, which are averaged into one query.
 SPLITS = ("train", "query", "gallery", "multi_query")
+MOST_COLUMNS, MOST_CAMERAS = 10_000, 1_000_000  # of a table, of a manifest
 NUM_THREADS = min(16, os.cpu_count() or 1)
 _COLUMNS: dict[str, pa.DataType] = {
     "path": pa.string(),
@@ -47,6 +48,7 @@ _COLUMNS: dict[str, pa.DataType] = {
     "content": pa.string(),
 }
 _SCHEMA = pa.schema([pa.field(name, kind, name in NULLABLE) for name, kind in _COLUMNS.items()])
+_LONGEST_PATH = 4096
 _PROGRESS_AFTER_SECONDS = 2.0
 _UNREAD: dict[str, Any] | str = {"width": 0, "height": 0, "content": ""}
 
@@ -239,7 +241,7 @@ def checked(name: str, table: pa.Table, root: Path) -> pa.Table:
     if missing:
         raise InputError(
             f"{name}: not a manifest: it lacks {', '.join(missing)} (its columns: "
-            f"{', '.join(table.column_names)}); layout table reads other tables"
+            f"{some_of(table.column_names)}); layout table reads other tables"
         )
     try:
         table = table.select(_SCHEMA.names).cast(_SCHEMA.with_metadata(table.schema.metadata))
@@ -251,8 +253,7 @@ def checked(name: str, table: pa.Table, root: Path) -> pa.Table:
     paths = _texts(table, "path")
     if not paths or len(set(paths)) < len(paths):
         raise InputError(f"{name}: column path is empty or has a path twice; list every image once")
-    for image in paths:
-        relative_path(root, image)
+    _check_values(name, table, root)
     return table if paths == sorted(paths) else table.sort_by("path")
 
 
@@ -262,12 +263,24 @@ def relative_path(root: Path, path: str) -> str:
     Raises:
         InputError: it leaves the root.
     """
+    if "\0" in path or len(path) > _LONGEST_PATH:
+        raise InputError(f"{path[:80]!r} is not the path of a file; give paths relative to {root}")
     relative = posixpath.normpath(path)
     if posixpath.isabs(relative):
         relative = posixpath.relpath(relative, root.absolute().as_posix())
     if relative.split("/", 1)[0] in ("..", "."):
         raise InputError(f"{path!r} is not a file inside {root}; give paths relative to that folder")
     return relative
+
+
+def check_width(file: Path, num_columns: int) -> None:
+    """Refuse a table that is far wider than any that is meant; to read one can fill the memory.
+
+    Raises:
+        InputError: it has too many columns.
+    """
+    if num_columns > MOST_COLUMNS:
+        raise InputError(f"{file}: has more than {MOST_COLUMNS:,} columns; keep those you need")
 
 
 def skip_or_fail(bad: Sequence[tuple[str, str]], total: int, *, root: "Root", on_error: OnError) -> None:
@@ -303,6 +316,12 @@ def progress(values: Iterable[T], total: int, description: str) -> Iterator[T]:
 def content_hash(data: bytes) -> str:
     """Return the blake2b-128 of a file's bytes, hexadecimal."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def some_of(names: Sequence[str], most: int = 20) -> str:
+    """Return names to be read in a message, of many the first."""
+    more = f", ... ({len(names):,})" if len(names) > most else ""
+    return ", ".join(name[:80] for name in names[:most]) + more
 
 
 def one_line(error: BaseException) -> str:
@@ -348,9 +367,32 @@ def _read_parquet(path: Path) -> pa.Table:
     try:
         # Not read_table: it takes a folder called `split=train` for a column.
         with pq.ParquetFile(path) as file:
+            check_width(path, len(file.schema_arrow))
             return file.read()
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a Parquet file: {one_line(error)}") from error
+
+
+def _check_values(name: str, table: pa.Table, root: Path) -> None:
+    """Look at what a stranger may have written into a manifest."""
+    for image in _texts(table, "path"):
+        try:
+            relative_path(root, image)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+    cameras = [camera for camera in table["camera"].to_pylist() if camera is not None]
+    if cameras and not 0 <= min(cameras) <= max(cameras) < MOST_CAMERAS:
+        raise InputError(f"{name}: column camera is not of numbers from 0 to {MOST_CAMERAS - 1:,}")
+    metadata = _metadata(table)
+    try:
+        metadata.get(b"raid.name", b"").decode()
+        names = json.loads(metadata.get(b"raid.camera_names", b"[]"))
+        facts = json.loads(metadata.get(b"raid.facts", b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: its metadata are not a manifest's: {one_line(error)}") from error
+    texts = [*names, *facts.values()] if isinstance(names, list) and isinstance(facts, dict) else [None]
+    if not all(isinstance(text, str) for text in texts) or b"\0" in metadata.get(b"raid.root", b""):
+        raise InputError(f"{name}: its metadata are not a manifest's: wanted texts")
 
 
 def _metadata(table: pa.Table) -> dict[bytes, bytes]:

@@ -1,6 +1,7 @@
 """Images listed in a CSV or Parquet file with named columns."""
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,21 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from raid.data.folder import number_cameras, number_identities
-from raid.data.samples import SPLITS, OnError, Record, Samples, one_line, relative_path
+from raid.data.samples import (
+    SPLITS,
+    OnError,
+    Record,
+    Samples,
+    check_width,
+    one_line,
+    relative_path,
+    some_of,
+)
 from raid.errors import InputError
 
 Texts = list[str | None]
 
+_LONGEST_HEADER = 2**20  # bytes
 _DEFAULTS = ("identity", "camera", "split")
 # How pandas writes an integer column that has a gap.
 _WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+", re.ASCII)
@@ -73,6 +84,7 @@ def _read(file: Path) -> pa.Table:
             table = _read_csv(file)
         elif file.suffix.lower() == ".parquet":
             with pq.ParquetFile(file) as parquet:
+                check_width(file, len(parquet.schema_arrow))
                 table = parquet.read()
         else:
             raise InputError(f"{file}: a table is a .csv or a .parquet file")
@@ -84,6 +96,8 @@ def _read(file: Path) -> pa.Table:
 
 
 def _read_csv(file: Path) -> pa.Table:
+    with file.open("rb") as opened:
+        check_width(file, opened.readline(_LONGEST_HEADER).count(b",") + 1)
     with pa.csv.open_csv(file) as reader:
         names = reader.schema.names
     # Everything as text: guessing types would turn camera 01 into 1 and an identity NA into a gap.
@@ -96,7 +110,7 @@ def _read_csv(file: Path) -> pa.Table:
 def _column(file: Path, table: pa.Table, name: str, *, required: bool) -> Texts | None:
     times = table.column_names.count(name)
     if times > 1 or (required and times == 0):
-        there = ", ".join(table.column_names)
+        there = some_of(table.column_names)
         raise InputError(f"{file}: {'two columns' if times else 'no column'} {name!r} (its columns: {there})")
     return [_text(value) for value in table[name].to_pylist()] if times else None
 
@@ -133,7 +147,7 @@ def _splits(file: Path, texts: Texts) -> list[str]:
 
 def _check_files(file: Path, root: Path, paths: Sequence[str]) -> None:
     for row, path in enumerate(paths, start=1):
-        if not (root / path).is_file():
+        if not os.path.isfile(root / path):  # Path's own raises for a name that is too long
             raise InputError(
                 f"{file}: row {row}: there is no file {root / path}; mend the row, or leave it out with "
                 "data.on_error=skip"

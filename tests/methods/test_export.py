@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import thin_resnet
+import small_network
 import tiny
-import torch
 
 from raid import __version__
 from raid.cli import main
@@ -32,8 +31,8 @@ MEAN, STD = [0.4, 0.5, 0.3], [0.2, 0.1, 0.3]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def thin() -> Iterator[None]:
-    with thin_resnet.in_use():
+def small() -> Iterator[None]:
+    with small_network.in_use():
         yield
 
 
@@ -224,7 +223,7 @@ def test_the_tolerance(change, message, monkeypatch):
 def test_a_training_that_has_diverged(root, tmp_path, capsys):
     config = tiny.config(root, tmp_path / "run", numerics__threads=1)
     weights = starting_weights(config.training.encoder)
-    weights["neck.weight"] = torch.full_like(weights["neck.weight"], float("nan"))
+    weights["body.0.weight"][0] = float("nan")
     model = tmp_path / "run" / "model.pt"
     write_tensors(model, {"model": weights, "config": to_yaml(config)})
     assert "the features of the checkpoint are not finite" in refused(
@@ -241,11 +240,12 @@ def threshold_file(folder: Path, path: Path, **changed: Any) -> Path:
 
 
 def test_the_threshold_of_a_file(model, tmp_path):
-    file = threshold_file(tmp_path, model)
     onnx = tmp_path / "people.onnx"
-    assert main(["export", str(model), "--onnx", str(onnx), "--threshold-file", str(file)]) == 0
-    record = json.loads((tmp_path / "people.json").read_text())
-    assert (record["threshold"], record["far"]) == (0.5, 0.001)
+    for threshold in (0.5, 1 + 2**-20):  # the second accepts nothing
+        file = threshold_file(tmp_path, model, threshold=threshold, height=32, width=16)
+        assert main(["export", str(model), "--onnx", str(onnx), "--threshold-file", str(file)]) == 0
+        record = json.loads((tmp_path / "people.json").read_text())
+        assert (record["threshold"], record["far"]) == (threshold, 0.001)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +254,7 @@ def test_the_threshold_of_a_file(model, tmp_path):
         ({"model": "0" * 64}, r"is the threshold of another model \(0000000000000000, the checkpoint is "),
         ({"flip": True}, "is of features made with --flip; export with --flip too"),
         ({"flip": None}, "flip: None is neither true nor false"),
+        ({"height": 64}, "is of features of images of 64 x 16, the model's are 32 x 16"),
         ({"threshold": "high"}, "threshold: high is not a number from -1 to 1"),
         ({"threshold": 1.5}, "threshold: 1.5 is not a number"),
         ({"threshold": float("nan")}, "threshold: nan is not a number"),
@@ -311,6 +312,12 @@ def test_what_cannot_work_is_one_line(model, root, tmp_path, capsys, monkeypatch
     monkeypatch.setattr(exporting, "find_spec", lambda name: None if "runtime" in name else util)
     line = refused(capsys, model, "--onnx", onnx)
     assert line == "raid export needs onnxruntime: pip install 'raid[export]'"
+
+
+def test_a_sidecar_that_cannot_be_written_keeps_the_graph_back(model, tmp_path, capsys):
+    (tmp_path / "people.json").mkdir()
+    assert "cannot be written: " in refused(capsys, model, "--onnx", tmp_path / "people.onnx")
+    assert outputs(tmp_path) == ["people.json"]
 
 
 def test_without_the_trainings_own_pictures_others_are_asked_for(root, tmp_path, capsys):

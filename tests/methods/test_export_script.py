@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import thin_resnet
+import small_network
 import tiny
 from pictures import photo
 from PIL import Image
@@ -25,8 +25,8 @@ MARK = "<!-- run by tests/methods/test_export_script.py -->\n"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def thin() -> Iterator[None]:
-    with thin_resnet.in_use():
+def small() -> Iterator[None]:
+    with small_network.in_use():
         yield
 
 

@@ -54,34 +54,26 @@ def export(
     _check(out)
     trained = Trained.read(checkpoint)
     flip = trained.config.evaluate.flip if flip is None else flip
-    settings = _all_digits(trained.config.encoder(trained.statistics))
-    network = trained.network(settings)
+    network = trained.network(_all_digits(trained))  # a file without weights is refused here
     model = trained.fingerprint()
     if isinstance(threshold, Path):
-        threshold = read_threshold(threshold, model=model, flip=flip)
-    torch.set_num_threads(trained.config.numerics.threads)
+        data = trained.config.data
+        threshold = read_threshold(threshold, model=model, flip=flip, height=data.height, width=data.width)
     images = find_crops(trained, samples, crops, NUM_CROPS)
-    pixels = images.gather(np.arange(len(images))).numpy()
-    features = _features(network, settings, images, flip)
-    graph = _graph(trained, flip)
-    try:
-        difference = largest_difference(graph, pixels, features, num_threads=trained.config.numerics.threads)
-    except InputError as error:
-        raise InputError(f"{trained.path}: {error}") from error
-    dimension = features.shape[1]
+    graph, difference = _compared(trained, network, images, flip)
     record = sidecar(
         trained,
         file=out.name,
         graph=graph,
         model=model,
-        dimension=dimension,
+        dimension=network.num_features,
         flip=flip,
         threshold=threshold,
         difference=difference,
     )
     _write(out, graph, json.dumps(record, indent=1) + "\n")
     return (
-        f"{out}: {dimension} numbers a crop, at most {difference:.2g} from torch's (batches of "
+        f"{out}: {network.num_features} numbers a crop, at most {difference:.2g} from torch's (batches of "
         f"{', '.join(map(str, BATCHES))})\n{out.with_suffix('.json')}: how to use it"
     )
 
@@ -97,9 +89,23 @@ def _check(out: Path) -> None:
         raise InputError(f"--onnx: {out} is a folder; name a file")
 
 
-def _all_digits(settings: EncoderSettings) -> EncoderSettings:
+def _all_digits(trained: Trained) -> EncoderSettings:
     """Return the settings without bfloat16, which a graph in float32 cannot be compared with."""
+    settings = trained.config.encoder(trained.statistics)
     return replace(settings, numerics=replace(settings.numerics, autocast="none"))
+
+
+def _compared(trained: Trained, network: Backbone, images: Images, flip: bool) -> tuple[bytes, float]:
+    """Return the graph, and how far its features of `images` are from the network's."""
+    threads = trained.config.numerics.threads
+    torch.set_num_threads(threads)
+    pixels = images.gather(np.arange(len(images))).numpy()
+    features = _features(network, _all_digits(trained), images, flip)
+    graph = _graph(trained, flip)
+    try:
+        return graph, largest_difference(graph, pixels, features, num_threads=threads)
+    except InputError as error:
+        raise InputError(f"{trained.path}: {error}") from error
 
 
 def _features(
@@ -121,16 +127,10 @@ def _features(
 
 def _graph(trained: Trained, flip: bool) -> bytes:
     settings = trained.config.encoder(trained.statistics)
-    single = replace(settings, numerics=replace(settings.numerics, dtype="float32"))
+    single = trained.network(replace(settings, numerics=replace(settings.numerics, dtype="float32")))
     data, statistics = trained.config.data, trained.statistics
-    return graph_of(
-        trained.network(single),
-        statistics.mean,
-        statistics.std,
-        height=data.height,
-        width=data.width,
-        flip=flip,
-    )
+    size = {"height": data.height, "width": data.width}
+    return graph_of(single, statistics.mean, statistics.std, **size, flip=flip)
 
 
 def _write(out: Path, graph: bytes, record: str) -> None:

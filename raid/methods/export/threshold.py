@@ -9,6 +9,7 @@ from typing import Any
 from raid.errors import InputError
 
 _MOST_BYTES = 2**20
+_MOST = 1 + 2**-20  # what `raid threshold` writes where nothing is to be accepted
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,15 @@ def given_threshold(similarity: float) -> Threshold:
     return Threshold(_within("--threshold", similarity, -1.0, 1.0))
 
 
-def read_threshold(path: Path, *, model: str, flip: bool) -> Threshold:
+def read_threshold(path: Path, *, model: str, flip: bool, height: int, width: int) -> Threshold:
     """Read what `raid threshold` wrote.
 
     Args:
         path: of its JSON file.
         model: fingerprint of the model that is exported.
         flip: whether mirror images are added in the export.
+        height: of its images.
+        width: of its images.
 
     Raises:
         InputError: it is no such file, or is of another model, or of features that were made otherwise.
@@ -53,8 +56,13 @@ def read_threshold(path: Path, *, model: str, flip: bool) -> Threshold:
     if record["flip"] is not flip:
         wanted = "--flip" if record["flip"] else "--no-flip"
         raise InputError(f"{path}: is of features made with {wanted}; export with {wanted} too")
+    size = (record.get("height", height), record.get("width", width))
+    if size != (height, width):
+        raise InputError(
+            f"{path}: is of features of images of {size[0]} x {size[1]}, the model's are {height} x {width}"
+        )
     return Threshold(
-        _within(f"{path}: threshold", record["threshold"], -1.0, 1.0),
+        _within(f"{path}: threshold", record["threshold"], -1.0, _MOST),
         _within(f"{path}: far", record["far"], 0.0, 1.0),
     )
 
