@@ -34,7 +34,14 @@ COMMANDS = [
         ["scaling"],
         ["tables"],
     ),
-    *(["data"], ["data", "synth"], ["data", "synth-check"], ["data", "prepare"], ["data", "check"]),
+    *(
+        ["data"],
+        ["data", "synth"],
+        ["data", "synth-check"],
+        ["data", "prepare"],
+        ["data", "check"],
+        ["data", "pack"],
+    ),
 ]
 LIBRARIES = {"torch", "torchvision", "numpy", "scipy", "pydantic", "yaml", "PIL", "pyarrow", "ray", "mlflow"}
 SMALL = ["--num-identities=8", "--num-cameras=2", "--height=32", "--width=16"]

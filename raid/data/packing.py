@@ -140,7 +140,7 @@ def _shard_metadata(start: int, shard_mib: float) -> str:
     return json.dumps({"format": FORMAT, "start": start, "shard_mib": shard_mib})
 
 
-def _groups(samples: Samples, start: int, limit: int) -> Iterator[tuple[int, list[bytes]]]:
+def _groups(samples: Samples, start: int, limit: float) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the row groups of one shard: first row, and images."""
     group: list[bytes] = []
     held = total = 0
