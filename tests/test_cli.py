@@ -38,8 +38,15 @@ COMMANDS = [
         ["export"],
         ["threshold"],
     ),
-    *(["data"], ["data", "synth"], ["data", "synth-check"], ["data", "prepare"], ["data", "check"]),
-    ["data", "import-mot"],
+    *(
+        ["data"],
+        ["data", "synth"],
+        ["data", "synth-check"],
+        ["data", "prepare"],
+        ["data", "check"],
+        ["data", "pack"],
+        ["data", "import-mot"],
+    ),
 ]
 LIBRARIES = {"torch", "torchvision", "numpy", "scipy", "pydantic", "yaml", "PIL", "pyarrow", "ray", "mlflow"}
 SMALL = ["--num-identities=8", "--num-cameras=2", "--height=32", "--width=16"]

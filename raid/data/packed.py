@@ -32,6 +32,7 @@ FORMAT = 1
 SHARD_NAME = re.compile(r"shard-\d{5,9}\.parquet", re.ASCII)
 # Where an image is: the number of its shard, and its bytes in there.
 LOCATION: dict[str, pa.DataType] = {"shard": pa.int32(), "offset": pa.int64(), "size": pa.int64()}
+_TOLD = {b"raid.camera_names": list, b"raid.facts": dict, b"raid.origin": dict}  # and what each is
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _GIB = 2**30
 
@@ -194,9 +195,14 @@ def parse_index(place: Place, data: bytes) -> Index:
         record = json.loads(metadata[b"raid.pack"])
         shards = tuple(map(_shard, record["shards"]))
         number, shard_mib = record["format"], float(record["shard_mib"])
+        told = [json.loads(metadata.get(key, b"null")) for key in _TOLD]
         location = [_whole(table[column].cast(kind)) for column, kind in LOCATION.items()]
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{name}: not the index of a pack: {one_line(error)}") from error
+    if not all(isinstance(value, kind) for value, kind in zip(told, _TOLD.values(), strict=True)):
+        raise InputError(
+            f"{name}: not the index of a pack: {', '.join(map(bytes.decode, _TOLD))} are not there"
+        )
     if number != FORMAT:
         raise InputError(f"{name}: of format {number!r}, and this raid reads {FORMAT}: pack the set again")
     manifest = checked(name, table, Path("/"))

@@ -140,7 +140,7 @@ def _shard_metadata(start: int, shard_mib: float) -> str:
     return json.dumps({"format": FORMAT, "start": start, "shard_mib": shard_mib})
 
 
-def _groups(samples: Samples, start: int, limit: int) -> Iterator[tuple[int, list[bytes]]]:
+def _groups(samples: Samples, start: int, limit: float) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the row groups of one shard: first row, and images."""
     group: list[bytes] = []
     held = total = 0
@@ -215,17 +215,14 @@ def _taken(
 
 
 def _metadata(samples: Samples, origin: Mapping[str, Any]) -> dict[bytes, bytes]:
-    own = {
+    of_table = samples.table.schema.metadata or {}
+    return {
+        b"raid.camera_names": of_table.get(b"raid.camera_names", b"[]"),
+        b"raid.facts": of_table.get(b"raid.facts", b"{}"),
         b"raid.name": samples.name.encode(),
         # That of a pack stays: it says how its images were named, too.
         b"raid.origin": json.dumps(dict(origin_of(samples) or origin), sort_keys=True).encode(),
     }
-    kept = {
-        key: value
-        for key, value in (samples.table.schema.metadata or {}).items()
-        if key in (b"raid.camera_names", b"raid.facts")
-    }
-    return dict(sorted({**kept, **own}.items()))
 
 
 def _write_index(

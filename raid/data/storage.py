@@ -28,7 +28,7 @@ Scheme = Literal["file", "s3", "gs"]
 _CHUNK = 8 * 2**20  # bytes that come, or do not, at once
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0)  # before S3 is asked again
 _CONNECT_S = 10.0
-_REQUEST_S = 60.0
+_SILENCE_S = 30.0  # after which a connection is given up, and another made
 _GCS_RETRIES_S = 15  # its client goes on for 15 minutes by itself
 # What an answer may say that another may not: connections, overload, faults of the server.
 _PASSING = re.compile(
@@ -127,7 +127,7 @@ def chunks(place: Place, name: str, timeout_s: float = READ_TIMEOUT_S) -> Iterat
         FileNotFoundError: there is no such file.
     """
     read = partial(_tried, place, name, timeout_s)
-    file, size = read(partial(_open, place, name))
+    file, size = read(partial(_open, place, name, timeout_s))
     with file:
         for start in range(0, size, _CHUNK):
             yield read(partial(_piece, file, start, min(_CHUNK, size - start)))
@@ -143,7 +143,8 @@ def names(place: Place, timeout_s: float = READ_TIMEOUT_S) -> list[str]:
     def listed() -> list[str]:
         selector = fs.FileSelector(place.path, allow_not_found=True)
         return sorted(
-            info.base_name for info in _filesystem(place.scheme, os.getpid()).get_file_info(selector)
+            info.base_name
+            for info in _filesystem(place.scheme, timeout_s, os.getpid()).get_file_info(selector)
         )
 
     return _tried(place, "", timeout_s, listed)
@@ -164,7 +165,7 @@ def put(place: Place, name: str, file: Path, timeout_s: float = READ_TIMEOUT_S) 
         return
 
     def sent() -> None:
-        system = _filesystem(place.scheme, os.getpid())
+        system = _filesystem(place.scheme, timeout_s, os.getpid())
         with file.open("rb") as source, system.open_output_stream(f"{place.path}/{name}") as stream:
             while piece := source.read(_CHUNK):
                 stream.write(piece)
@@ -181,7 +182,7 @@ def remove(place: Place, name: str, timeout_s: float = READ_TIMEOUT_S) -> None:
     Raises:
         InputError: it cannot be deleted.
     """
-    system = _filesystem(place.scheme, os.getpid())
+    system = _filesystem(place.scheme, timeout_s, os.getpid())
     _tried(place, name, timeout_s, lambda: system.delete_file(f"{place.path}/{name}"))
 
 
@@ -192,8 +193,8 @@ def _of_file_uri(text: str, rest: str) -> Place:
     return Place("file", Path(unquote(slash + path)).as_posix())
 
 
-def _open(place: Place, name: str) -> tuple[BinaryIO, int]:
-    file: Any = _filesystem(place.scheme, os.getpid()).open_input_file(f"{place.path}/{name}")
+def _open(place: Place, name: str, timeout_s: float) -> tuple[BinaryIO, int]:
+    file: Any = _filesystem(place.scheme, timeout_s, os.getpid()).open_input_file(f"{place.path}/{name}")
     return file, int(file.size())
 
 
@@ -233,14 +234,14 @@ def _check_bucket(place: Place, timeout_s: float) -> None:
     if place.scheme == "file":
         return
     bucket = place.path.partition("/")[0]
-    system = _filesystem(place.scheme, os.getpid())
+    system = _filesystem(place.scheme, timeout_s, os.getpid())
     info = _tried(place, "", timeout_s, lambda: system.get_file_info(bucket))
     if info.type == fs.FileType.NotFound:
         raise InputError(f"{place}: there is no bucket {bucket}")
 
 
 @lru_cache(maxsize=8)
-def _filesystem(scheme: Scheme, process: int) -> fs.FileSystem:
+def _filesystem(scheme: Scheme, timeout_s: float, process: int) -> fs.FileSystem:
     """Return this process's connections; `process` in the key, for a fork inherits none that work."""
     if scheme == "file":
         return fs.LocalFileSystem()
@@ -250,5 +251,7 @@ def _filesystem(scheme: Scheme, process: int) -> fs.FileSystem:
         # Which pyarrow does not look for by itself.
         endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         connect_timeout=_CONNECT_S,
-        request_timeout=_REQUEST_S,
+        # Soon after we do: the interpreter does not end before the last request.
+        request_timeout=min(timeout_s + 1.0, _SILENCE_S),
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),  # `_tried` has its own
     )

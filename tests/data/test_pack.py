@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -88,6 +89,14 @@ def test_a_pack_of_a_pack_is_of_the_first_sets_origin(samples, out, tmp_path, ca
     assert len(shards_of(tmp_path / "again")) == 1
     assert origin_of(again) == packs.ORIGIN
     assert images_of(again) == files_of(samples)
+
+
+def test_a_set_of_which_nothing_more_is_known_is_packed(samples, tmp_path, cache):
+    bare = replace(samples, table=samples.table.replace_schema_metadata(None))
+    pack(bare, tmp_path / "out")
+    packed = opened(tmp_path / "out", cache)
+    assert (packed.facts, packed.camera_names) == ({}, ())
+    assert pack(bare, tmp_path / "out", resume=True) is False
 
 
 def test_many_row_groups_and_an_image_larger_than_a_shard(tmp_path, cache):
@@ -443,6 +452,16 @@ def test_an_image_that_is_elsewhere_in_its_shard_is_refused(out, cache, column, 
 def test_an_index_that_is_no_parquet_is_refused(out, cache, content):
     (out / INDEX).write_bytes(content)
     with pytest.raises(InputError, match=r"pack\.parquet: not the index of a pack"):
+        opened(out, cache)
+
+
+@pytest.mark.parametrize("value", [b"[1, 2]", b"3", b"{", b"\xff"])
+def test_an_origin_that_is_none_is_refused(out, cache, value):
+    table = pq.read_table(out / INDEX)
+    pq.write_table(
+        table.replace_schema_metadata({**table.schema.metadata, b"raid.origin": value}), out / INDEX
+    )
+    with pytest.raises(InputError, match=r"pack\.parquet: not the index of a pack: "):
         opened(out, cache)
 
 

@@ -32,6 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "kueue": {"gang": "kueue"},
     "volcano": {"gang": "volcano", "storage": {**VALUES["storage"], "class": "shared-files"}},
     "s3": {"mlflow": {**VALUES["mlflow"], "artifacts": "s3://bucket/mlflow"}},
+    "images in object storage": {"object_storage_secret": "raid-images"},
 }
 APIS = {
     "RayJob": "ray.io/v1",
@@ -198,6 +199,15 @@ def test_the_keys_of_the_secrets_are_those_that_the_readme_makes(variants):
     assert {name for name, _ in s3} == {VALUES["mlflow"]["secret"]}
     assert all(f"`{key}`" in readme for _, key in s3)
     assert len(s3) == 3
+
+
+def test_credentials_of_object_storage_are_in_every_ray_container_if_there_are_any(variants):
+    for variant, expected in [("as they are", None), ("images in object storage", "raid-images")]:
+        for cluster in ray_clusters(variants[variant]).values():
+            for pod in ray_pods(cluster):
+                for container in pod["containers"]:
+                    sources = container.get("envFrom", [])
+                    assert [source["secretRef"]["name"] for source in sources] == [expected] * bool(expected)
 
 
 @CLUSTERS
