@@ -38,7 +38,7 @@ def add_rank(commands: Commands) -> None:
     parser.add_argument("--rerank", action="store_true", help="order by k-reciprocal re-ranking")
     parser.add_argument("--blur", action="store_true", help="blur the page's pictures beyond recognition")
     parser.add_argument(
-        "--root", type=Path, metavar="FOLDER", help="the pictures of GALLERY, for the page, where they moved"
+        "--root", metavar="PLACE", help="folder or pack of GALLERY's pictures, for the page, where they moved"
     )
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="(auto: a GPU when there is one)"

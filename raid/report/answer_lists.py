@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from raid.data.image_files import Root
 from raid.errors import InputError
 from raid.report.charts import percent
 from raid.report.controls import article, controls
@@ -39,13 +40,13 @@ class Listed:
     """What is told of N images.
 
     Attributes:
-        root: folder that the paths are relative to.
+        root: folder that the paths are relative to, or the pack of the images.
         paths: of the images.
         identities: None = not known, -1 = junk.
         cameras: by name; None = not known.
     """
 
-    root: Path
+    root: Root
     paths: Sequence[str]
     identities: Sequence[int | None]
     cameras: Sequence[str | None]
@@ -254,7 +255,7 @@ def _item(
     """Return a picture with what is known of it."""
     path, camera = of.paths[row], of.cameras[row]
     words = f"{what}: {path}"
-    found = previews.of(of.root / path)
+    found = previews.of(of.root, path)
     if found is None:
         shown = element("span", "no picture", class_="gone", title=words)
     else:

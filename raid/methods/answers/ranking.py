@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raid.data.packed import is_pack
 from raid.errors import InputError
 from raid.methods.answers.ranking_table import check_out, table_text, writing_table
 from raid.methods.answers.sides import UNKNOWN, Ints, Side, Sides, opened, short
@@ -35,7 +36,7 @@ class Wanted:
         out: the table, .csv or .parquet.
         page: the page of ranked lists, .html.
         blur: blur the page's pictures.
-        root: folder of the gallery's pictures; None: the one that its file names.
+        root: folder or pack of the gallery's pictures; None: what its file names.
     """
 
     top: int = 20
@@ -44,7 +45,7 @@ class Wanted:
     out: Path | None = None
     page: Path | None = None
     blur: bool = False
-    root: Path | None = None
+    root: str | None = None
 
 
 def answer(
@@ -72,9 +73,10 @@ def answer(
     for path, suffixes in ((wanted.out, (".csv", ".parquet")), (wanted.page, (".html",))):
         if path is not None:
             check_out(path, suffixes, (query, gallery))
-    if wanted.root is not None and not wanted.root.is_dir():
+    if wanted.root is not None and not (is_pack(wanted.root) or Path(wanted.root).is_dir()):
         raise InputError(f"--root: {wanted.root}: there is no such folder")
-    sides = opened(query, gallery, checkpoint, root=wanted.root, device=device)
+    shown = wanted.page is not None
+    sides = opened(query, gallery, checkpoint, root=wanted.root, device=device, shown=shown)
     parts: Iterable[Part] = ranked(sides, wanted)
     listed = sides.query.listed, sides.gallery.listed
     if wanted.out is not None:

@@ -9,13 +9,17 @@ from numpy.typing import NDArray
 
 from raid.data.feature_file import FeatureFacts, FeatureFile, read_features
 from raid.data.folder import SUFFIXES, image_paths
-from raid.data.images import DecodedImages
-from raid.data.samples import NUM_THREADS, Record, Samples, camera_name
+from raid.data.image_files import Root
+from raid.data.images import decoded_when_asked
+from raid.data.packed import is_pack
+from raid.data.samples import Record, Samples, camera_name
 from raid.distributed.group import Group
 from raid.errors import InputError
 from raid.extract import block_size, extract
+from raid.methods.checking import data_of
 from raid.methods.encoder import device_of
 from raid.methods.evaluation import config_for
+from raid.methods.inputs import load_samples
 from raid.methods.trained import Trained
 from raid.report.answer_lists import Listed
 
@@ -29,7 +33,7 @@ class Side:
 
     Attributes:
         features: (N, D) float32.
-        root: folder that the paths are relative to.
+        root: folder that the paths are relative to, or the pack of the images.
         paths: of the images.
         identities: (N,) int64; -1 = junk, UNKNOWN = not known.
         cameras: (N,) int64, 0-based; UNKNOWN = not known.
@@ -37,7 +41,7 @@ class Side:
     """
 
     features: NDArray[np.float32]
-    root: Path
+    root: Root
     paths: list[str]
     identities: Ints
     cameras: Ints
@@ -89,8 +93,9 @@ def opened(
     gallery: Path,
     checkpoint: Path | None,
     *,
-    root: Path | None = None,
+    root: str | None = None,
     device: str = "auto",
+    shown: bool = True,
 ) -> Sides:
     """Read the gallery's features, and read or extract the queries'.
 
@@ -100,29 +105,32 @@ def opened(
             others.
         gallery: a file of features.
         checkpoint: model or run folder that pictures go through.
-        root: of the gallery's pictures, in place of the folder that its file names.
+        root: of the gallery's pictures, folder or pack, in place of what its file names.
         device: of the extraction.
+        shown: whether the pictures will be looked at; else no pack is asked for.
 
     Raises:
         InputError: a file is not what it should be, the features are of two models (or of images of two
-            sizes), or pictures without a checkpoint.
+            sizes), pictures without a checkpoint, or the pack of pictures cannot be read.
 
     Memory: the features of both sides.
     """
     if not query.exists():
         raise InputError(f"{query}: there is no such picture, folder or file of features")
     of_gallery = read_features(gallery)
+    gallery_root = _root(of_gallery.facts.root if root is None else root, shown)
     if query.is_dir() or query.suffix.lower() in SUFFIXES:
         side = _of_pictures(query, gallery, of_gallery.facts, checkpoint, device)
-        return Sides(side, _of_file(of_gallery, root), False, of_gallery.facts.model)
+        return Sides(side, _of_file(of_gallery, gallery_root), False, of_gallery.facts.model)
     if query.samefile(gallery):
-        return _of_one_file(of_gallery, root)
+        return _of_one_file(of_gallery, gallery_root)
     of_query = read_features(query)
     _check_facts(query, of_query.facts, gallery, of_gallery.facts)
-    return Sides(_of_file(of_query, None), _of_file(of_gallery, root), False, of_gallery.facts.model)
+    sides = _of_file(of_query, _root(of_query.facts.root, shown)), _of_file(of_gallery, gallery_root)
+    return Sides(*sides, False, of_gallery.facts.model)
 
 
-def _of_one_file(found: FeatureFile, root: Path | None) -> Sides:
+def _of_one_file(found: FeatureFile, root: Root) -> Sides:
     everything, splits = _of_file(found, root), np.array(found.splits)
     query, gallery = np.flatnonzero(splits == "query"), np.flatnonzero(splits == "gallery")
     if len(query) and len(gallery):
@@ -130,10 +138,15 @@ def _of_one_file(found: FeatureFile, root: Path | None) -> Sides:
     return Sides(everything, everything, True, found.facts.model)
 
 
-def _of_file(found: FeatureFile, root: Path | None) -> Side:
+def _root(name: str, shown: bool) -> Root:
+    """Return where pictures are; a pack is opened where they are shown."""
+    return load_samples(data_of([name])[0]).root if shown and is_pack(name) else Path(name)
+
+
+def _of_file(found: FeatureFile, root: Root) -> Side:
     return Side(
         features=found.features,
-        root=root if root is not None else Path(found.facts.root),
+        root=root,
         paths=found.paths,
         identities=_known(found, "identity"),
         cameras=_known(found, "camera"),
@@ -180,7 +193,7 @@ def _of_pictures(
     torch.set_num_threads(config.numerics.threads)
     features = extract(
         trained.network(settings).to(device=chosen, dtype=settings.dtype),
-        DecodedImages(samples.root, tuple(samples.paths), facts.height, facts.width, NUM_THREADS),
+        decoded_when_asked(samples, facts.height, facts.width),
         group=Group.solo(),
         batch_size=block_size(config.numerics.extract_batch),
         augmentation=settings.augmentation,
