@@ -121,7 +121,9 @@ def test_own_data_and_its_evaluation(folder):
     (block,) = [block for block in blocks() if "raid extract" in block]
     out = run(block, folder)
     assert "features of 80 images" in out
-    assert "photos: 40 images of 5 people (gallery, query), pairs across 2 cameras: 80 genuine, 320 impo" in out
+    assert (
+        "photos: 40 images of 5 people (gallery, query), pairs across 2 cameras: 80 genuine, 320 impo" in out
+    )
     assert (folder / "runs" / "threshold.html").exists()
     assert (folder / "runs" / "mine" / "evaluation_photos.json").exists()
     assert (folder / "runs" / "mine_reranked.json").exists()
