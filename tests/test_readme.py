@@ -118,6 +118,13 @@ def test_own_data_and_its_evaluation(folder):
     out = run(block, folder)
     assert out.count("\nsingle query") == 2
     assert out.count("\n  re-ranked") == 1
+    (block,) = [block for block in blocks() if "raid extract" in block]
+    out = run(block, folder)
+    assert "features of 80 images" in out
+    assert (
+        "photos: 40 images of 5 people (gallery, query), pairs across 2 cameras: 80 genuine, 320 impo" in out
+    )
+    assert (folder / "runs" / "threshold.html").exists()
     assert (folder / "runs" / "mine" / "evaluation_photos.json").exists()
     assert (folder / "runs" / "mine_reranked.json").exists()
 
@@ -172,7 +179,7 @@ def test_plan(folder):
 def test_every_block_is_run_by_a_test_or_is_a_make_target():
     text = (REPOSITORY / "README.md").read_text()
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
-    assert len(blocks()) == 6
+    assert len(blocks()) == 7
     for mark, block in re.findall(r"(<!-- .* -->)?\n```sh\n(.*?)```", text, re.DOTALL):
         if mark:
             assert (REPOSITORY / mark.split()[-2]).exists()

@@ -79,7 +79,6 @@ def add_extract(commands: Commands) -> None:
     )
     parser.add_argument(
         "samples",
-        type=Path,
         metavar="SAMPLES",
         help="a manifest, a table or a folder, as for raid data check",
     )

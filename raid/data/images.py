@@ -185,12 +185,25 @@ def open_images(
             read_timeout_s,
         )
         if cached
-        else DecodedImages(samples.root.absolute(), tuple(paths), height, width, num_threads, read_timeout_s)
+        else decoded_when_asked(samples, height, width, num_threads, read_timeout_s)
     )
     if not failures:
         return samples, images
     good = np.setdiff1d(np.arange(len(samples)), list(failures))
     return samples.take(good), images.take(good)
+
+
+def decoded_when_asked(
+    samples: Samples,
+    height: int,
+    width: int,
+    num_threads: int = NUM_THREADS,
+    read_timeout_s: float = READ_TIMEOUT_S,
+) -> DecodedImages:
+    """Return the images of `samples`, of which none is decoded yet; the rest is as in `open_images`."""
+    # Absolute, as the cache: they travel too.
+    root = samples.root.absolute()
+    return DecodedImages(root, tuple(samples.paths), height, width, num_threads, read_timeout_s)
 
 
 def _fingerprint(samples: Samples, height: int, width: int) -> str:

@@ -37,47 +37,36 @@ def check_set(arguments: Sequence[str], *, num_threads: int | None = None) -> Re
     Raises:
         InputError: nothing is there, or it is not of the layout.
     """
-    data, found = _data(arguments)
+    data, found = data_of(arguments)
     samples = load_samples(data, on_error="unread")  # the check reads each file, once
     report = check(samples, num_threads=num_threads or NUM_THREADS)
     return replace(report, facts={**found, **report.facts})
 
 
-def _data(arguments: Sequence[str]) -> tuple[Data, dict[str, str]]:
-    """Return the section, and what the paths alone tell of the set."""
-    first, *fields = arguments
-    if "=" in first and not Path(first).exists():
-        data = load(Data, overrides=arguments)
-        return data, {"layout": data.layout}
-    fields, layout = fields_of_set(Path(first), fields)
-    data = load(Data, overrides=fields)
-    return data, {"layout": layout or data.layout}
-
-
-def fields_of_set(path: Path, given: Sequence[str]) -> tuple[list[str], str | None]:
-    """Return fields of section data for the set at `path`, and what is to be said of its layout.
+def data_of(arguments: Sequence[str]) -> tuple[Data, dict[str, str]]:
+    """Return the section of the set that a command line names, and what the paths alone tell of the set.
 
     Args:
-        path: manifest, table or folder.
-        given: fields (`a=b`), which go before what the path tells; they come last. A pattern alone makes a
-            layout.
+        arguments: as those of `check_set`.
 
-    Returns:
-        The fields, and None where they name the layout.
+    Raises:
+        InputError: the fields are wrong.
     """
-    path = path.expanduser()
-    fields = [f"root={json.dumps(str(path))}"]
-    named = any(field.startswith("layout=") for field in given)
-    if any(field.startswith("pattern=") for field in given):
-        # Unless the fields say another.
-        return [*fields, "layout=folder", *given], None if named else "folder"
-    if named:
-        return [*fields, *given], None
+    first, fields = arguments[0], list(arguments)
+    if "=" in first and not Path(first).exists():
+        data = load(Data, overrides=fields)
+        return data, {"layout": data.layout}
+    path = Path(first).expanduser()
+    fields[0] = f"root={json.dumps(str(path))}"
+    if any(field.startswith("pattern=") for field in fields):
+        fields.insert(1, "layout=folder")  # unless the fields say another
+    if any(field.startswith("layout=") for field in fields):
+        data = load(Data, overrides=fields)
+        return data, {"layout": data.layout}
     layout = _recognised(path)
-    if layout is not None:
-        return [*fields, f"layout={layout}", *given], layout
-    found = "not recognised: all images below the folder, no identities, no cameras"
-    return [*fields, "layout=folder", "pattern=.", *given], found  # which every path has
+    found = {"layout": layout or "not recognised: all images below the folder, no identities, no cameras"}
+    fields += [f"layout={layout}"] if layout else ["layout=folder", "pattern=."]  # which every path has
+    return load(Data, overrides=fields), found
 
 
 def _recognised(path: Path) -> str | None:

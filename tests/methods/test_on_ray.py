@@ -230,7 +230,7 @@ def test_a_file_of_features_is_the_same_bytes_from_the_pool(pool, root, tmp_path
         monkeypatch.setattr(backend, "pool", lambda num_items, fanout=fanout: nullcontext(fanout))
         out = tmp_path / "features.parquet"
         prepared = extraction.prepared(
-            tmp_path / "model.pt", root, out, [f"data.pattern={tiny.PATTERN}"], overwrite=True
+            tmp_path / "model.pt", str(root), out, [f"data.pattern={tiny.PATTERN}"], overwrite=True
         )
         extraction.extract_file(prepared, backend)
         found.append(out.read_bytes())

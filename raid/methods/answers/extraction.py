@@ -4,11 +4,12 @@ What is extracted is kept in parts beside the file until all are there: an extra
 on from them, and comes to the same bytes as one that was left alone.
 """
 
+import json
 import logging
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,20 @@ from torch import Tensor
 
 from raid import __version__
 from raid.data.feature_file import FeatureFacts, Features, write_features
-from raid.data.images import DecodedImages, undecodable
-from raid.data.samples import NUM_THREADS, Samples, skip_or_fail
+from raid.data.images import decoded_when_asked, undecodable
+from raid.data.samples import Samples, skip_or_fail
 from raid.distributed.backend import Backend
 from raid.distributed.group import Group
 from raid.errors import InputError
 from raid.extract import block_size, extract
 from raid.methods.answers.parts import Part, Parts
-from raid.methods.checking import fields_of_set
+from raid.methods.checking import data_of
 from raid.methods.encoder import EncoderSettings
 from raid.methods.evaluation import config_for
 from raid.methods.inputs import load_samples
 from raid.methods.known import MethodConfig
 from raid.methods.pool_extraction import loaded_network
-from raid.methods.sections import Data
+from raid.methods.sections import Data, ImageSet
 from raid.methods.trained import Trained
 from raid.ops.neighbors import Block, row_blocks
 
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 PART_ROWS = 4096  # images of a part, at most; whatever the processes
 _SAY_EVERY_S = 15.0
+_DATA = "data."
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,7 @@ class _Job:
 
 
 def prepared(
-    checkpoint: Path, samples: Path, out: Path, overrides: Sequence[str] = (), *, overwrite: bool = False
+    checkpoint: Path, samples: str, out: Path, overrides: Sequence[str] = (), *, overwrite: bool = False
 ) -> Extraction:
     """Read model and manifest, and find the mistakes that can be found before any work.
 
@@ -105,7 +107,7 @@ def prepared(
     """
     if out.is_dir():
         raise InputError(f"{out}: is a folder; name a file, such as {out / 'features.parquet'}")
-    if out.exists() and samples.exists() and out.samefile(samples):
+    if out.exists() and Path(samples).exists() and out.samefile(samples):
         raise InputError(f"{out}: is the set itself; name another file for the features")
     if out.exists() and not overwrite:
         raise InputError(f"{out}: is there already; --overwrite replaces it, or name another file")
@@ -183,14 +185,7 @@ def extract_part(block: Block, job: _Job) -> Part | InputError:
 
 def _features(samples: Samples, job: _Job) -> Features:
     data = job.data
-    images = DecodedImages(
-        samples.root.absolute(),
-        tuple(samples.paths),
-        data.height,
-        data.width,
-        NUM_THREADS,
-        data.read_timeout_s,
-    )
+    images = decoded_when_asked(samples, data.height, data.width, read_timeout_s=data.read_timeout_s)
     device = torch.device(job.device)
     features = extract(
         loaded_network(job.settings, job.weights, job.version, device),
@@ -207,15 +202,16 @@ def _features(samples: Samples, job: _Job) -> Features:
     return features.numpy().astype(np.float32, copy=False)
 
 
-def _of_set(samples: Path, overrides: Sequence[str]) -> list[str]:
-    """Return the overrides with the fields of section data that the path tells before them."""
-    prefix = "data."
-    given = [text.removeprefix(prefix) for text in overrides if text.startswith(prefix)]
-    if any(field.startswith("root=") for field in given):
+def _of_set(samples: str, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides, with section data's fields for the set at `samples` before them."""
+    given = [text for text in overrides if text.startswith(_DATA)]
+    if any(text.startswith(f"{_DATA}root=") for text in given):
         raise InputError("data.root: the set is named by SAMPLES; leave data.root out")
-    fields, _ = fields_of_set(samples, given)
-    others = [text for text in overrides if not text.startswith(prefix)]
-    return [*(prefix + field for field in fields), *others]
+    data, _ = data_of([samples, *(text.removeprefix(_DATA) for text in given)])
+    of_set = {field.name: getattr(data, field.name) for field in fields(ImageSet)}
+    del of_set["on_error"]  # the model's, unless it is given
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in of_set.items()}
+    return [*(f"{_DATA}{name}={json.dumps(value)}" for name, value in values.items()), *overrides]
 
 
 def _job(extraction: Extraction, *, on_gpu: bool) -> _Job:
