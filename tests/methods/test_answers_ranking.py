@@ -16,7 +16,6 @@ from pictures import bomb
 from raid.cli import main
 from raid.commands.command_line import EXIT_INPUT_ERROR
 from raid.config import to_yaml
-from raid.data import folder
 from raid.data.feature_file import read_features
 from raid.distributed.checkpoint import write_tensors
 from raid.distributed.group import Group
@@ -365,7 +364,7 @@ def test_the_commands_of_the_readme(trained, tmp_path, monkeypatch, capsys):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(run)
     (tmp_path / "photo.jpg").write_bytes((images / "query" / "0003_c1_0.png").read_bytes())
-    folder.load(images, tiny.PATTERN).write(tmp_path / "mine.parquet")
+    (tmp_path / "runs" / "features.parquet").write_bytes(features.read_bytes())
     monkeypatch.chdir(tmp_path)
     with thin_resnet.in_use():
         for line in block.splitlines():
@@ -373,5 +372,5 @@ def test_the_commands_of_the_readme(trained, tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "photo.jpg,1,query/0003_c1_0.png,1.000000,,,3,1," in out
     assert "15 queries, 30 gallery images, mAP" in out
-    assert len(read_csv(tmp_path / "ranks.csv")) == 15 * 20
-    assert (tmp_path / "lists.html").exists()
+    assert len(read_csv(tmp_path / "runs" / "ranks.csv")) == 15 * 20
+    assert (tmp_path / "runs" / "lists.html").exists()
