@@ -21,6 +21,7 @@ from raid.config import to_yaml
 from raid.data.feature_file import read_features
 from raid.data.images import open_images
 from raid.data.samples import Record, Samples
+from raid.data.statistics import IMAGENET
 from raid.distributed.checkpoint import write_tensors
 from raid.distributed.group import Group
 from raid.extract import extract
@@ -304,3 +305,22 @@ def test_features_that_are_not_finite(config, weights, manifest, tmp_path, capsy
     said = failed(capsys, diverged, manifest, tmp_path / "features.parquet")
     assert "model.pt: its features are not finite: the training has diverged" in said
     assert not (tmp_path / "features.parquet").exists()
+
+
+@pytest.mark.parametrize("method", ["mar", "slsr"])
+def test_models_of_other_methods(root, manifest, tmp_path, method):
+    if method == "mar":
+        config = tiny.mar_config(root, root, tmp_path / "run", numerics__dtype="float32")
+    else:
+        config = tiny.slsr_config(root, tmp_path / "run", numerics__dtype="float32")
+    weights = build_model(config.encoder(IMAGENET), Group.solo()).state_dict()
+    found = []
+    for mean in ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3)):
+        colours = {"mean": list(mean), "std": [0.2, 0.2, 0.2]}
+        content = {"method": method, "model": weights, "config": to_yaml(config), **colours}
+        write_tensors(tmp_path / "model.pt", content)
+        out = tmp_path / f"{mean[0]}.parquet"
+        assert main(["extract", str(tmp_path / "model.pt"), str(manifest), str(out)]) == 0
+        found.append(read_features(out))
+    assert found[0].facts.model == found[1].facts.model
+    assert np.abs(found[0].features - found[1].features).max() > 1e-3  # by the file's own colours
