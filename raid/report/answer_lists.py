@@ -185,7 +185,7 @@ def _said(lists: AnswerLists, num_shown: int, facts: PageFacts) -> Iterator[Html
         yield element(
             "p",
             element("b", f"{num_shown} of {len(lists.rows):,} lists"),
-            f" are shown, chosen evenly from the worst {by} to the best. The table has all.",
+            f" are shown, chosen evenly from the worst {by} to the best. The table (--out) has all.",
         )
 
 
