@@ -78,6 +78,7 @@ class LossCheck:
         if self._encoder.group.is_first:
             place = {"epoch": seen.epoch, "step": seen.step, "learning_rate": seen.rate}
             write_json(self._folder.diverged, {**place, "loss": str(loss), "batch": names})
+        self._encoder.group.barrier()  # the first that raises ends them all: not before the file is there
         return diverged(
             self._path,
             f"the loss of epoch {seen.epoch + 1}, step {seen.step + 1} is {loss} at the learning rate "

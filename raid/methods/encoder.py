@@ -17,7 +17,8 @@ from raid.distributed.exact import backward_by_groups, backward_from_features
 from raid.distributed.group import Group
 from raid.errors import InputError
 from raid.extract import Kind, extract, fitting_batch
-from raid.methods.sections import Model, Numerics
+from raid.methods.execution import Numerics
+from raid.methods.sections import Model
 from raid.models import backbone
 from raid.models.backbone import Backbone
 from raid.models.batch_norm import norm_factory, pending_statistics, update_running_statistics

@@ -7,8 +7,9 @@ from raid.data.images import Images
 from raid.distributed.fanout import FanOut
 from raid.evaluate import Features, RetrievalSet
 from raid.methods.encoder import Encoder
+from raid.methods.execution import Extract
 from raid.methods.pool_extraction import features_of
-from raid.methods.sections import Evaluate, Extract
+from raid.methods.sections import Evaluate
 from raid.run_folder import RunFolder
 
 Figures = dict[str, float]

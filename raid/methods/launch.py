@@ -11,7 +11,7 @@ from raid.distributed.backend import LocalBackend
 from raid.errors import InputError
 from raid.evaluate import RetrievalSet
 from raid.methods.encoder import device_of
-from raid.methods.sections import Numerics, Pool, Run, Track
+from raid.methods.execution import Numerics, Pool, Run, Track
 from raid.report import TrainingSets, write_report
 from raid.run_folder import RunFolder
 from raid.tracking import PARENT_TAG, follow

@@ -11,8 +11,8 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from raid.distributed.group import Group
 from raid.files import atomic_path
+from raid.methods.execution import Run
 from raid.methods.probe import peak
-from raid.methods.sections import Run
 from raid.run_folder import RunFolder
 
 _PASSED, _WATCHED = 5, 5  # steps: the first allocate and compile

@@ -4,7 +4,7 @@ import time
 
 from raid.distributed.group import Group
 from raid.distributed.launch import Stopped
-from raid.methods.sections import Run
+from raid.methods.execution import Run
 from raid.run_folder import RunFolder
 from raid.run_status import asked_to_stop
 
@@ -38,11 +38,12 @@ class Saving:
         return _SAVE if minutes > 0 and time.monotonic() > self._saved + 60 * minutes else _NO
 
     def done(self) -> None:
-        """Note that the state has been saved.
+        """Note that the state has been saved; every worker calls it, and only the first one has written.
 
         Raises:
             Stopped: that was all that is to be done.
         """
         self._saved = time.monotonic()
         if self._says == _STOP:
+            self._group.barrier()  # the first that raises ends them all: not while the file is being written
             raise Stopped("the training was asked to stop, and has saved its state")

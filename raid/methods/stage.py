@@ -20,10 +20,11 @@ from raid.distributed.group import Group
 from raid.evaluate import RetrievalSet
 from raid.methods.divergence import LossCheck
 from raid.methods.epoch_evaluation import evaluated
+from raid.methods.execution import Extract, Run
 from raid.methods.networks import Networks
 from raid.methods.profiling import profiled
 from raid.methods.saving import Saving
-from raid.methods.sections import Evaluate, Extract, Run
+from raid.methods.sections import Evaluate
 from raid.methods.stalls import watched
 from raid.run_folder import RunFolder
 from raid.spans import pace

@@ -106,8 +106,8 @@ def test_a_server_that_is_killed_twice(server, tmp_path, monkeypatch, caplog, ca
         epoch(4, 5)
         tracked.end(folder)
         left = time.monotonic()
-    assert time.monotonic() - left < follower.END_WAIT_S + 2
-    assert max(took) < 0.2
+    assert time.monotonic() - left < follower.END_WAIT_S + 15
+    assert max(took) < 2.0  # a server that is away would take as long as its time-outs
     told = tracked.warnings(caplog)
     assert len(told) in (2, 3)  # of the second outage at the end perhaps in the same breath
     assert all(server.uri in line and f"raid track sync {folder.path}" in line for line in told)

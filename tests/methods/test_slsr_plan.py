@@ -294,14 +294,14 @@ def _least(work: Callable[[], object], times: int = 3) -> float:
 
 
 def test_prediction_of_a_gan_s_time_holds():
-    """Of steps on the whole batch, which the probe does not reach: a factor of three for a busy machine."""
+    """Of steps on the whole batch, which the probe does not reach: a factor of ten for a busy machine."""
     torch.set_num_threads(1)
     gan = config(gan__height=64, gan__width=32, gan__channels=16, gan__batch_size=64).gan
     predicted = min(probe_gan(gan, CPU, None).step for _ in range(2)) * 64
     networks = Dcgan(gan, (1, 2), CPU)
     pictures, noise = torch.zeros(64, 3, 64, 32), torch.rand(64, gan.num_latent)
     taken = _least(lambda: networks.step(pictures, noise))
-    assert taken / 3 < predicted < 3 * taken
+    assert taken / 10 < predicted < 10 * taken
 
 
 def test_prediction_of_the_clustering_s_time_holds():
@@ -312,7 +312,7 @@ def test_prediction_of_the_clustering_s_time_holds():
     rows = synthetic.features(2, num_identities=300, images_per_identity=10, dim=512).features
     labels = np.zeros(3000, dtype=np.int64)
     taken = _least(lambda: cluster_images((clusters, 1), rows, labels), 2)
-    assert taken / 3 < speed.seconds(3000, 512) < 3 * taken
+    assert taken / 10 < speed.seconds(3000, 512) < 10 * taken
 
 
 def advice(chosen: SlsrConfig, counts: SlsrCounts, available: float, speed: SlsrSpeed) -> dict[str, str]:

@@ -130,7 +130,7 @@ def test_log_waits_for_nobody_and_nothing_is_lost(client, path, uri, monkeypatch
         begun = time.monotonic()
         for step in range(250):  # three parts of the journal
             parent.log({"best": step, "n": 250 - step}, step)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 10
         tracked.until(lambda: tracked.warnings(caplog))
         away.setattr(MlflowClient, "log_batch", real)
         tracked.until(lambda: "answers again" in caplog.text)
@@ -172,7 +172,7 @@ def test_what_does_not_come_through_in_time_is_sent_by_the_command(
         (path / "best.json").write_text("{}")
         begun = time.monotonic()
         assert not parent.end("FINISHED", [path / "best.json"], {"a": "b"}, 1.0)
-        assert 0.9 < time.monotonic() - begun < 3
+        assert 0.9 < time.monotonic() - begun < 20
         for thread in threading.enumerate():
             if thread.name == "raid-tracking":
                 thread.join(10)

@@ -12,22 +12,18 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from raid.config import Schema
 from raid.data.statistics import IMAGENET, Statistics
 from raid.methods.encoder import EncoderSettings
+from raid.methods.execution import Extract, Numerics, Pool, Run, Track
 from raid.methods.icsr.contrastive import Settings
 from raid.methods.sections import (
     Augment,
     Clustering,
     Data,
     Evaluate,
-    Extract,
     Model,
     Neighbors,
-    Numerics,
     Optimizer,
-    Pool,
-    Run,
     Sampler,
     Share,
-    Track,
     sharing_problems,
 )
 

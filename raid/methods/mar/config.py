@@ -10,18 +10,14 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from raid.config import Schema
 from raid.data.statistics import IMAGENET, Statistics
 from raid.methods.encoder import EncoderSettings
+from raid.methods.execution import Extract, Numerics, Pool, Run, Track
 from raid.methods.sections import (
     Augment,
     Data,
     Evaluate,
-    Extract,
     ImageSet,
     Model,
-    Numerics,
-    Pool,
-    Run,
     Share,
-    Track,
     sharing_problems,
 )
 from raid.models.backbone import PoolName

@@ -11,17 +11,13 @@ from raid.config import Schema
 from raid.data.augment import Augmentation
 from raid.data.statistics import IMAGENET, Statistics
 from raid.methods.encoder import EncoderSettings
+from raid.methods.execution import Extract, Numerics, Pool, Run, Track
 from raid.methods.sections import (
     Augment,
     Data,
     Evaluate,
-    Extract,
     Model,
-    Numerics,
-    Pool,
-    Run,
     Share,
-    Track,
     crop_problems,
     sharing_problems,
 )
