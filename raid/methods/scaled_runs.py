@@ -9,6 +9,7 @@ import numpy as np
 
 from raid.config import read_flat
 from raid.errors import InputError
+from raid.methods.sections import BELONGS_TO
 from raid.report.reading import Epoch, is_finite, records
 from raid.run_folder import RunFolder
 from raid.spans import NOT_STAGES, PART_OF
@@ -33,6 +34,9 @@ _MAY_DIFFER = (
     *("preset", "seed", "run.", "track.", "data.root", "data.cache_folder", "source.root", "evaluate.every"),
     *("inter.epochs", "pretraining.epochs", "training.epochs", "baseline.epochs", "finetuning.epochs"),
     *("intra.labels", "pretraining.checkpoint", "baseline.checkpoint", "generated.folder"),
+    # How sets are read, out of packs or folders: their images are compared themselves.
+    *(f"{section}.{name}" for section in ("data", "source") for name in ("layout", *BELONGS_TO)),
+    *("data.splits.", "source.splits.", "data.fetch_limit_gib"),
     *_BATCHES,
 )
 STEPS = ("inter.steps", "pretraining.steps", "training.steps", "baseline.steps", "finetuning.steps")

@@ -439,6 +439,21 @@ def test_a_hostile_column_of_the_index_is_refused(out, cache, columns, said):
     assert "\n" not in str(raised.value)
 
 
+def test_an_image_that_begins_in_its_shard_and_ends_behind_it_is_refused(out, cache):
+    table = pq.read_table(out / INDEX)
+    last = sum(shard == 0 for shard in table["shard"].to_pylist()) - 1
+    size = shards_of(out)[0].stat().st_size
+    for behind in (0, 1):
+        offsets = table["offset"].to_pylist()
+        offsets[last] = size - table["size"].to_pylist()[last] + behind
+        forge(out, offset=offsets)
+        if behind:
+            with pytest.raises(InputError, match="outside its shard"):
+                opened(out, cache)
+        else:
+            opened(out, cache)
+
+
 @pytest.mark.parametrize("column", ["offset", "size", "content"])
 def test_an_image_that_is_elsewhere_in_its_shard_is_refused(out, cache, column, caplog):
     values = pq.read_table(out / INDEX)[column].to_pylist()

@@ -13,7 +13,7 @@ import tiny
 from comparing import assert_same_bits, losses, timeless, weights
 
 from raid.cli import main
-from raid.config import load
+from raid.config import flatten, load
 from raid.data.render import Settings, write_market1501
 from raid.errors import InputError
 from raid.methods.checking import data_of
@@ -26,6 +26,7 @@ from raid.methods.mar.config import MarConfig
 from raid.methods.mar.inputs import open_mar_inputs, source_samples
 from raid.methods.packing import pack_set
 from raid.methods.plan import counts_of
+from raid.methods.scaled_runs import ScaledRun, check_alike
 from raid.methods.sections import Data
 from raid.methods.slsr import recipe as slsr
 from raid.run_folder import RunFolder
@@ -70,7 +71,8 @@ def test_icsr_of_a_pack_is_that_of_the_folder_and_is_evaluated_on_either(sets, p
     # A pattern may stay in the run file, as it is what the set was packed with.
     config = tiny.config(sets / "target", tmp_path / "pack", **packed(packs, tmp_path / "cache"))
     assert config.data.root == f"file://{packs}/target"
-    assert_same_run(icsr.run(config), folder)
+    packed_run = icsr.run(config)
+    assert_same_run(packed_run, folder)
     place = f"file://{packs}/target"
     found = []
     for checkpoint, given, overrides in [
@@ -82,6 +84,10 @@ def test_icsr_of_a_pack_is_that_of_the_folder_and_is_evaluated_on_either(sets, p
         out = tmp_path / "evaluation.json"
         evaluate_checkpoint(checkpoint, given, [*overrides, f"data.cache_folder={tmp_path}/e"], out=out)
         found.append(json.loads(out.read_text()))
+    # Their times may be put side by side: the images are the same.
+    ours, reference = (flatten(load(IcsrConfig, of.path / "config.yaml")) for of in (packed_run, folder))
+    run = ScaledRun(packed_run.path, "icsr", 1, ours, {"data.root": "x"}, {}, ())
+    check_alike(run, "the other", "icsr", reference, {"data.root": "x"})
     for record in found[1:]:
         ours, reference = ({**of["sets"][0], "root": None} for of in (record, found[0]))
         assert ours == reference
