@@ -3,7 +3,7 @@
 Identities are drawn with replacement; a genuine pair counts as often as its identity was drawn, an
 impostor's as often as both were, one times the other (the pigeonhole bootstrap, Owen 2007). Copies of one
 identity make no pairs. Of more than 100 identities, 100 groups are drawn. The interval of a threshold is too
-wide rather than too narrow: where nobody is more alike to others than the rest, by 1.7 times.
+wide rather than too narrow: where nobody is more alike to others than the rest, nearly twice.
 """
 
 from collections.abc import Sequence

@@ -160,7 +160,7 @@ def _header(title: str, lists: AnswerLists, facts: PageFacts) -> Html:
         "gallery": facts.gallery,
         "queries": f"{len(lists.rows):,}",
         "gallery images": f"{len(lists.gallery.paths):,}",
-        "own camera's pictures": rule,
+        "same person, same camera": rule,
         "order": "k-reciprocal re-ranking" if facts.reranked else "cosine similarity",
         "model": facts.model,
     }

@@ -326,7 +326,7 @@ def test_without_the_trainings_own_pictures_others_are_asked_for(root, tmp_path,
     model = checkpoint(config, tmp_path)
     shutil.rmtree(copied)
     line = refused(capsys, model, "--onnx", tmp_path / "people.onnx")
-    assert line.endswith("give pictures to compare on: --crops FOLDER, or --samples FILE.parquet")
+    assert line.endswith("give pictures to compare on: --crops FOLDER, or --samples SET")
     assert "the training's own set cannot be read" in line
 
 

@@ -97,7 +97,7 @@ class Threshold:
                 f"{rates.num_accepted:>13,}"
             )
         yield f"equal error rate {100 * found.eer:.2f} %, area under the curve {found.auc:.4f}"
-        yield f"intervals: {DRAWS:,} draws of the people, too wide rather than too narrow"
+        yield f"intervals: {DRAWS:,} draws of the people; of thresholds too wide rather than too narrow"
         if chosen.num_accepted < _FEW:
             yield f"this threshold rests on {chosen.num_accepted} accepted impostors: too few to trust it far"
         if self.splits == ("train",):

@@ -13,7 +13,7 @@ from raid.methods.inputs import load_samples
 from raid.methods.sections import Data
 from raid.methods.trained import Trained
 
-_ASK = "give pictures to compare on: --crops FOLDER, or --samples FILE.parquet"
+_ASK = "give pictures to compare on: --crops FOLDER, or --samples SET"
 
 
 def find_crops(trained: Trained, samples: str | None, folder: Path | None, count: int) -> Images:
