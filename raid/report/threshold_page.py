@@ -105,7 +105,7 @@ def _thresholds(verification: Verification, chosen: Rates) -> Iterator[Html]:
         head,
         [_row(rates, rates is chosen) for rates in verification.rates],
         note="Intervals by the bootstrap over people, for pairs are not independent of each other; those of "
-        "thresholds are too wide rather than too narrow, those of shares near 0 or 100 % a little too narrow. "
+        "thresholds are too wide rather than too narrow, those of shares near 0 or 100 % too narrow. "
         "A threshold that few impostors pass is not known well, whatever its interval.",
     )
 
