@@ -6,14 +6,17 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import packs
 import page
 import pytest
-from answers import Row, feature_file, people
+from answers import Row, facts, feature_file, people, unit_rows
 from PIL import Image
 from test_content import references
 
 from raid.data.blurring import blurred
+from raid.data.feature_file import write_features
 from raid.data.pixels import decode
+from raid.data.samples import Record, Samples
 from raid.errors import InputError
 from raid.methods.answers.ranking import Wanted, answer, put_together, ranked
 from raid.methods.answers.sides import opened
@@ -166,6 +169,26 @@ def test_pictures_that_have_moved_are_found_again(tmp_path):
     assert len(written(file, Wanted(page=page_file, root=str(tmp_path / "elsewhere"))).all("img")) > 9
     with pytest.raises(InputError, match=r"--root: .*there is no such folder"):
         answer(file, file, Wanted(page=page_file, root=str(tmp_path / "f_images")))
+
+
+def test_pictures_of_a_pack_are_shown_and_for_a_table_it_is_not_asked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # shards are kept in runs/cache
+    rows = people(9)
+    file, images = feature_file(tmp_path, rows), tmp_path / "f_images"
+    before = [node.attributes["src"] for node in written(file, Wanted(page=tmp_path / "p.html")).all("img")]
+    samples = Samples.scan(images, [Record(*row) for row in rows], name="made up")
+    packs.pack(samples, tmp_path / "pack", shard_mib=0.005)
+    assert len(packs.shards_of(tmp_path / "pack")) > 1
+    images.rename(tmp_path / "elsewhere")
+    wanted = Wanted(page=tmp_path / "p.html", root=str(tmp_path / "pack"))
+    assert [node.attributes["src"] for node in written(file, wanted).all("img")] == before
+    write_features(file, samples, [unit_rows(len(rows))], facts(tmp_path / "pack"))
+    tree = written(file, Wanted(page=tmp_path / "p.html"))
+    assert [node.attributes["src"] for node in tree.all("img")] == before
+    (tmp_path / "pack" / "pack.parquet").write_bytes(b"no index")
+    answer(file, file, Wanted(out=tmp_path / "ranks.csv"))
+    with pytest.raises(InputError, match="not the index of a pack"):
+        answer(file, file, Wanted(page=tmp_path / "p.html"))
 
 
 def detailed(seed: int, *, mirrored: bool) -> Image.Image:

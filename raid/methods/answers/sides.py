@@ -139,7 +139,7 @@ def _of_one_file(found: FeatureFile, root: Root) -> Sides:
 
 
 def _root(name: str, shown: bool) -> Root:
-    """Return where pictures are; a pack is opened where they are shown."""
+    """Return where pictures are; a pack is opened where they are shown, its shards go to the usual cache."""
     return load_samples(data_of([name])[0]).root if shown and is_pack(name) else Path(name)
 
 
