@@ -194,7 +194,7 @@ def test_an_image_bomb(refused, bombs, tmp_path, capsys):
     (tmp_path / "alone").mkdir()
     (bombs / "train" / "0009_c1_9.png").rename(tmp_path / "alone" / "0009_c1_9.png")
     line = refused("export", model, "--onnx", "people.onnx", "--crops", "alone")
-    assert re.match(r"alone/0009_c1_9\.png: Image size \(900000000 pixels\) exceeds limit", line)
+    assert re.search(r"/alone/0009_c1_9\.png: Image size \(900000000 pixels\) exceeds limit", line)
 
 
 # MATLAB files

@@ -14,7 +14,7 @@ write = Parts.write
 
 def slow(*arguments):
     write(*arguments)
-    time.sleep(0.1)
+    time.sleep(0.5)
 
 
 if __name__ == "__main__":

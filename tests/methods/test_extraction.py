@@ -1,6 +1,7 @@
 """`raid extract` as users call it, on encoders with random weights."""
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -162,7 +163,8 @@ def test_killed_and_gone_on_with_is_the_same_file(model, manifest, tmp_path):
     whole, out = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
     assert main(["extract", str(model), str(manifest), str(whole)]) == 0
     command = [sys.executable, extracting.__file__, str(model), str(manifest), str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "PYTHONPATH": str(Path(tiny.__file__).parent)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     parts = tmp_path / "killed.parquet.parts"
     deadline = time.monotonic() + 120
     while not (parts / "000001.npz").exists():
@@ -174,7 +176,7 @@ def test_killed_and_gone_on_with_is_the_same_file(model, manifest, tmp_path):
     assert not out.exists()
     kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("0*.npz")}
     assert 2 <= len(kept) < 6
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert f"{len(kept)} of 6 parts are there" in done.stderr
     assert digest(out) == digest(whole)
     assert not parts.exists()
