@@ -1,8 +1,8 @@
 """Configuration: frozen dataclasses filled from a YAML file and `a.b=c` overrides, all checked at once.
 
 A section is a subclass of `Schema`; a field is `name: Annotated[type, "its meaning"] = default`. A
-default stands on its field and nowhere else. This is the only module that reads YAML, and `load` is
-called at the edge only: ops and losses take plain values.
+default stands on its field and nowhere else. `load` is called at the edge only: ops and losses take
+plain values.
 """
 
 import difflib
@@ -20,6 +20,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from raid.errors import InputError
+from raid.yaml_text import Tree, parse_mapping, read_mapping, read_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +44,7 @@ class Schema:
 
 
 S = TypeVar("S", bound=Schema)
-# Far more than a configuration has, and read within seconds.
-_MOST_BYTES, _MOST_VALUES = 2**18, 100_000
 _MOST_SHOWN = 200  # characters of a wrong value
-Tree = dict[str, Any]
 
 
 def load(
@@ -62,12 +60,12 @@ def load(
     Raises:
         InputError: one line for each problem of the whole configuration, naming its path.
     """
-    return _resolved(schema, _read_file(file) if file is not None else {}, overrides)
+    return _resolved(schema, read_mapping(file) if file is not None else {}, overrides)
 
 
 def loads(schema: type[S], text: str, name: str, overrides: Iterable[str] | Mapping[str, Any] = ()) -> S:
     """Build a configuration from the text of a file, found in `name`; otherwise as `load`."""
-    return _resolved(schema, _parse(text, name), overrides)
+    return _resolved(schema, parse_mapping(text, name), overrides)
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
@@ -90,7 +88,7 @@ def as_run_file(text: str, name: str, overrides: Mapping[str, Any]) -> str:
     Raises:
         InputError: the text is not YAML, or an override is below a value.
     """
-    tree = _parse(text, name)
+    tree = parse_mapping(text, name)
     for path, value in overrides.items():
         _put(tree, path, _plain(value))
     return yaml.safe_dump(tree, sort_keys=False)
@@ -127,7 +125,7 @@ def read_flat(file: Path | str) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or is not YAML.
     """
-    return dict(_flat_tree(_read_file(file)))
+    return dict(_flat_tree(read_mapping(file)))
 
 
 def to_yaml(config: Schema) -> str:
@@ -190,75 +188,6 @@ def describe_sections(schema: type[Schema], prefix: str = "") -> Iterator[tuple[
             yield from describe_sections(typing.cast(type[Schema], section), f"{path}.")
 
 
-def _read_file(file: Path | str) -> Tree:
-    try:
-        with Path(file).open("rb") as opened:
-            return _parse(opened.read(_MOST_BYTES + 1), str(file))
-    except OSError as error:
-        hint = "; a run file comes before the overrides" if "=" in str(file) else ""
-        raise InputError(f"{file}: cannot read this configuration file: {error.strerror}{hint}") from error
-
-
-def _parse(text: str | bytes, name: str) -> Tree:
-    if len(text) > _MOST_BYTES:
-        raise InputError(f"{name}: is larger than {_MOST_BYTES // 1024} KiB: no configuration")
-    try:
-        content = yaml.load(text, _Careful)
-    except RecursionError as error:
-        raise InputError(f"{name}: not YAML: nested too deeply") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
-        reason = " ".join(str(error).split())
-        raise InputError(f"{name}: not YAML: {reason}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(f"{name}: holds a {type(content).__name__}; wanted `section: values`")
-    return content
-
-
-class _Careful(yaml.SafeLoader):
-    """Refuses what YAML takes: keys that a mapping holds twice, and aliases that would fill the memory.
-
-    Of two equal keys YAML would silently take the last.
-    """
-
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node is not None and _num_values(node, {}) > _MOST_VALUES:
-            raise yaml.constructor.ConstructorError(
-                None,
-                None,
-                f"more than {_MOST_VALUES:,} values, with its aliases written out",
-                node.start_mark,
-            )
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value} stands twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _num_values(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """Return how many values a node has with its aliases written out; `known` are those of others by id."""
-    if isinstance(node, yaml.ScalarNode):
-        return 1
-    key = id(node)
-    if key not in known:
-        known[key] = None  # until it is: what finds itself in itself has no end
-        pairs = node.value if isinstance(node, yaml.MappingNode) else [node.value]
-        known[key] = 1 + sum(_num_values(below, known) for pair in pairs for below in pair)
-    number = known[key]
-    if number is None:
-        raise yaml.constructor.ConstructorError(None, None, "a value that contains itself", node.start_mark)
-    return number
-
-
 def _parsed(overrides: Iterable[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if isinstance(overrides, Mapping):
         yield from overrides.items()
@@ -268,7 +197,7 @@ def _parsed(overrides: Iterable[str] | Mapping[str, Any]) -> Iterator[tuple[str,
         if not equals or not path:
             raise InputError(f"{text}: an override is written path=value, for example refine.horizon=1")
         try:
-            yield path, yaml.load(value, _Careful)
+            yield path, read_value(value)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: {_shown(value)} is not a YAML value; quote a text") from error
 

@@ -52,6 +52,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turn what goes wrong with writing `out` into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror or error}; choose another") from error
+
+
 def write_json(path: Path, record: Any) -> None:
     """Write a record as JSON, whole or not at all.
 

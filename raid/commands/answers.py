@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from raid.commands.arguments import Commands, backend_of, positive
+from raid.commands.arguments import Commands, add_checkpoint, backend_of, positive
 
 
 def add_rank(commands: Commands) -> None:
@@ -74,9 +74,7 @@ def add_extract(commands: Commands) -> None:
         "OUT.parts until all is: the same command, started again after a kill, goes on from there and comes "
         "to the same file. data.on_error=skip leaves images out that cannot be decoded.",
     )
-    parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder, or its model.pt or pretrained.pt"
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "samples",  # no path, which would take a slash of s3://
         metavar="SAMPLES",

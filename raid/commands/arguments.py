@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from raid.errors import InputError
-
 if TYPE_CHECKING:
     from raid.distributed.backend import Backend
     from raid.methods.known import MethodConfig
@@ -25,6 +23,13 @@ def add_configuration(parser: argparse.ArgumentParser, *, optional: bool = False
     # A default, or argparse calls the overrides required when FILE is missing.
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="a.b=c", help="values that go before the file's"
+    )
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add the model that a command is about."""
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder, or its model.pt or pretrained.pt"
     )
 
 
@@ -65,12 +70,3 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
-
-
-@contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Turn what goes wrong with writing `out` into an InputError."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written: {error.strerror or error}; choose another") from error

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from raid.commands.arguments import Commands, positive, writing
+from raid.commands.arguments import Commands, positive
 from raid.commands.data_import import add_import_mot
+from raid.files import writing
 
 EXIT_FOUND_ERRORS = 1
 

@@ -4,7 +4,8 @@ import argparse
 import math
 from pathlib import Path
 
-from raid.commands.arguments import Commands, positive, writing
+from raid.commands.arguments import Commands, positive
+from raid.files import writing
 
 MOST_CAMERAS = 10_000
 

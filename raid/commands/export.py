@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from raid.commands.arguments import Commands
+from raid.commands.arguments import Commands, add_checkpoint
 
 
 def add_export(commands: Commands) -> None:
@@ -15,9 +15,7 @@ def add_export(commands: Commands) -> None:
         "size and colours of the crops, metric, threshold. Its features are compared with torch's on real "
         "crops first: at batches of 1, 2 and 17 none may differ by more than 1e-4.",
     )
-    parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder, or its model.pt or pretrained.pt"
-    )
+    add_checkpoint(parser)
     parser.add_argument("--onnx", type=Path, required=True, metavar="FILE.onnx", help="what is written")
     crops = parser.add_mutually_exclusive_group()
     crops.add_argument("--samples", metavar="SAMPLES", help="a manifest or a pack of crops to compare on")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from raid.commands.arguments import Commands
+from raid.commands.arguments import Commands, add_checkpoint
 
 
 def add_evaluate(commands: Commands) -> None:
@@ -16,9 +16,7 @@ def add_evaluate(commands: Commands) -> None:
         "training. Several are averaged. evaluate.rerank=true re-ranks too; the other fields of section "
         "evaluate are in `raid config icsr`.",
     )
-    parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder, or its model.pt or pretrained.pt"
-    )
+    add_checkpoint(parser)
     # A default, or argparse calls them required.
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="SAMPLES", help="FILE.parquet, a pack, or a.b=c"

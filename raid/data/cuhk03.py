@@ -17,8 +17,8 @@ import numpy as np
 import scipy.io
 
 from raid.data import counts, cuhk03_mat
-from raid.data.samples import OnError, Record, Samples, one_line
-from raid.errors import InputError
+from raid.data.samples import OnError, Record, Samples
+from raid.errors import InputError, one_line
 
 Boxes = Literal["detected", "labelled"]
 Protocol = Literal["new", "classic"]

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from raid.data.samples import one_line, progress
-from raid.errors import InputError
+from raid.data.samples import progress
+from raid.errors import InputError, one_line
 from raid.files import atomic_folder
 
 VIEWS, PICTURES = 2, 10  # cameras of a pair; places for a person's pictures, a half for each

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from raid.data.samples import Samples, one_line, relative_path
-from raid.errors import InputError
+from raid.data.manifest import relative_path
+from raid.data.samples import Samples
+from raid.errors import InputError, one_line
 from raid.files import atomic_path
 
 Features = NDArray[np.float32]

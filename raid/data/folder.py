@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from raid.data.samples import SPLITS, OnError, Record, Samples
+from raid.data.manifest import SPLITS
+from raid.data.samples import OnError, Record, Samples
 from raid.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from torch import Tensor
 from raid.data.image_files import Root, absolute, read_image, read_unchanged
 from raid.data.pixels import decode
 from raid.data.reading import READ_TIMEOUT_S, within
-from raid.data.samples import NUM_THREADS, OnError, Samples, one_line, progress, skip_or_fail
-from raid.errors import InputError
+from raid.data.samples import NUM_THREADS, OnError, Samples, progress, skip_or_fail
+from raid.errors import InputError, one_line
 from raid.files import atomic_path
 
 Ints = NDArray[np.int64]

@@ -11,7 +11,8 @@ from PIL import Image
 
 from raid.data.image_files import Root, read_image
 from raid.data.pixels import orientation, reduce_large, to_rgb, upright_size
-from raid.data.samples import content_hash, one_line
+from raid.data.samples import content_hash
+from raid.errors import one_line
 
 Fault = Literal["unreadable", "empty", "truncated"]
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raid.data.folder import SUFFIXES
-from raid.data.samples import relative_path
+from raid.data.manifest import relative_path
 from raid.errors import InputError
 
 NOBODY = -1

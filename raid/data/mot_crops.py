@@ -15,8 +15,8 @@ from PIL import Image
 from raid.data.mot import NOBODY, Video, Wanted, read_video
 from raid.data.pixels import to_rgb
 from raid.data.reading import read_bytes
-from raid.data.samples import Record, Samples, one_line, progress
-from raid.errors import InputError
+from raid.data.samples import Record, Samples, progress
+from raid.errors import InputError, one_line
 from raid.files import atomic_folder
 
 MANIFEST = "manifest.parquet"

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from raid.data import counts
 from raid.data.bounding_boxes import FOLDERS, numbered_cameras, read_splits
-from raid.data.samples import OnError, Record, Samples, relative_path
+from raid.data.manifest import relative_path
+from raid.data.samples import OnError, Record, Samples
 from raid.errors import InputError
 
 REPACKED = "V1 repacked"

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raid.data.samples import Samples, checked, content_hash, one_line
+from raid.data.manifest import checked
+from raid.data.samples import Samples, content_hash
 from raid.data.shard_cache import Shard, ShardCache
 from raid.data.storage import Place, is_uri, place_of, read_file
-from raid.errors import InputError
+from raid.errors import InputError, one_line
 from raid.files import atomic_path
 
 logger = logging.getLogger(__name__)

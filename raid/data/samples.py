@@ -4,14 +4,13 @@ import hashlib
 import json
 import logging
 import os
-import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from raid.data.manifest import SCHEMA, SPLITS, checked, metadata_of, read_parquet, relative_path, texts_of
 from raid.data.pixels import upright_size
 from raid.data.reading import read_bytes
-from raid.errors import InputError
+from raid.errors import InputError, one_line
 from raid.files import atomic_path
 
 if TYPE_CHECKING:  # a pack is of samples
@@ -33,22 +33,7 @@ logger = logging.getLogger(__name__)
 OnError = Literal["fail", "skip", "unread"]
 T = TypeVar("T")
 
-NULLABLE = ("identity", "camera")
-# multi_query: more images of a query's person by the query's camera, which are averaged into one query.
-SPLITS = ("train", "query", "gallery", "multi_query")
-MOST_COLUMNS, MOST_CAMERAS = 10_000, 1_000_000  # of a table, of a manifest
 NUM_THREADS = min(16, os.cpu_count() or 1)
-_COLUMNS: dict[str, pa.DataType] = {
-    "path": pa.string(),
-    "identity": pa.int64(),
-    "camera": pa.int64(),
-    "split": pa.string(),
-    "width": pa.int32(),
-    "height": pa.int32(),
-    "content": pa.string(),
-}
-_SCHEMA = pa.schema([pa.field(name, kind, name in NULLABLE) for name, kind in _COLUMNS.items()])
-_LONGEST_PATH = 4096
 _PROGRESS_AFTER_SECONDS = 2.0
 _UNREAD: dict[str, Any] | str = {"width": 0, "height": 0, "content": ""}
 
@@ -83,7 +68,7 @@ class Samples:
     @property
     def paths(self) -> list[str]:
         """The N paths relative to the root."""
-        return _texts(self.table, "path")
+        return texts_of(self.table, "path")
 
     @property
     def identities(self) -> NDArray[np.int64]:
@@ -103,23 +88,23 @@ class Samples:
     @property
     def camera_names(self) -> tuple[str, ...]:
         """The name that camera 0, 1, ... has in the set; empty when it gave none."""
-        return tuple(json.loads(_metadata(self.table).get(b"raid.camera_names", b"[]")))
+        return tuple(json.loads(metadata_of(self.table).get(b"raid.camera_names", b"[]")))
 
     @property
     def facts(self) -> dict[str, str]:
         """What is known of the set beside its images, such as version and protocol: recorded with results."""
-        return dict(json.loads(_metadata(self.table).get(b"raid.facts", b"{}")))
+        return dict(json.loads(metadata_of(self.table).get(b"raid.facts", b"{}")))
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that have images, in the order of SPLITS."""
-        present = set(_texts(self.table, "split"))
+        present = set(texts_of(self.table, "split"))
         return tuple(split for split in SPLITS if split in present)
 
     def split(self, name: str) -> "Samples":
         """Return the images of one split, in order."""
         assert name in SPLITS, name
-        return self.take(np.flatnonzero(np.array(_texts(self.table, "split"), dtype=str) == name))
+        return self.take(np.flatnonzero(np.array(texts_of(self.table, "split"), dtype=str) == name))
 
     def take(self, rows: ArrayLike) -> "Samples":
         """Return the images `rows` (M,), integers, in the order given."""
@@ -139,7 +124,7 @@ class Samples:
         if not isinstance(self.root, Path):
             raise InputError(f"{self.root}: a pack is its own manifest: read it by data.layout=pack")
         own = {b"raid.name": self.name.encode(), b"raid.root": os.fsencode(self.root.absolute())}
-        table = self.table.replace_schema_metadata(_metadata(self.table) | own)
+        table = self.table.replace_schema_metadata(metadata_of(self.table) | own)
         with atomic_path(path) as temporary:
             pq.write_table(table, temporary)
 
@@ -150,8 +135,8 @@ class Samples:
         Raises:
             InputError: no Parquet file is there, or its columns are not a manifest's.
         """
-        table = checked(str(path), _read_parquet(path), path.parent)
-        metadata = _metadata(table)
+        table = checked(str(path), read_parquet(path), path.parent)
+        metadata = metadata_of(table)
         named = Path(os.fsdecode(metadata[b"raid.root"])) if b"raid.root" in metadata else path.parent
         name = metadata.get(b"raid.name", path.stem.encode()).decode()
         return Samples(root if root is not None else named, table, name)
@@ -202,7 +187,7 @@ class Samples:
             for record, header in zip(ordered, headers, strict=True)
             if not isinstance(header, str)
         ]
-        table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
         metadata = {"raid.camera_names": list(camera_names), "raid.facts": dict(facts or {})}
         table = table.replace_schema_metadata({key: json.dumps(value) for key, value in metadata.items()})
         return Samples(root, table, name)
@@ -224,63 +209,6 @@ def relabel(identities: NDArray[np.int64]) -> NDArray[np.int64]:
     known = identities >= 0
     labels[known] = np.unique(identities[known], return_inverse=True)[1]
     return labels
-
-
-def checked(name: str, table: pa.Table, root: Path) -> pa.Table:
-    """Return the columns of a manifest, sorted by path.
-
-    Args:
-        name: of the file, for errors.
-        table: read from it.
-        root: that the paths must not leave.
-
-    Raises:
-        InputError: they are not a manifest's.
-    """
-    missing = [name for name in _SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise InputError(
-            f"{name}: not a manifest: it lacks {', '.join(missing)} (its columns: "
-            f"{some_of(table.column_names)}); layout table reads other tables"
-        )
-    try:
-        table = table.select(_SCHEMA.names).cast(_SCHEMA.with_metadata(table.schema.metadata))
-    except (pa.ArrowException, ValueError) as error:
-        raise InputError(f"{name}: not a manifest: {one_line(error)}") from error
-    unknown = set(_texts(table, "split")) - set(SPLITS)
-    if unknown:
-        raise InputError(f"{name}: column split has {unknown.pop()!r}; it may be {', '.join(SPLITS)}")
-    paths = _texts(table, "path")
-    if not paths or len(set(paths)) < len(paths):
-        raise InputError(f"{name}: column path is empty or has a path twice; list every image once")
-    _check_values(name, table, root)
-    return table if paths == sorted(paths) else table.sort_by("path")
-
-
-def relative_path(root: Path, path: str) -> str:
-    """Return `path` as a posix path relative to `root`, which need not exist.
-
-    Raises:
-        InputError: it leaves the root.
-    """
-    if "\0" in path or len(path) > _LONGEST_PATH:
-        raise InputError(f"{path[:80]!r} is not the path of a file; give paths relative to {root}")
-    relative = posixpath.normpath(path)
-    if posixpath.isabs(relative):
-        relative = posixpath.relpath(relative, root.absolute().as_posix())
-    if relative.split("/", 1)[0] in ("..", "."):
-        raise InputError(f"{path!r} is not a file inside {root}; give paths relative to that folder")
-    return relative
-
-
-def check_width(file: Path, num_columns: int) -> None:
-    """Refuse a table that is far wider than any that is meant; to read one can fill the memory.
-
-    Raises:
-        InputError: it has too many columns.
-    """
-    if num_columns > MOST_COLUMNS:
-        raise InputError(f"{file}: has more than {MOST_COLUMNS:,} columns; keep those you need")
 
 
 def skip_or_fail(bad: Sequence[tuple[str, str]], total: int, *, root: "Root", on_error: OnError) -> None:
@@ -318,17 +246,6 @@ def content_hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def some_of(names: Sequence[str], most: int = 20) -> str:
-    """Return names to be read in a message, of many the first."""
-    more = f", ... ({len(names):,})" if len(names) > most else ""
-    return ", ".join(name[:80] for name in names[:most]) + more
-
-
-def one_line(error: BaseException) -> str:
-    """Return what an exception says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _read_header(file: Path) -> dict[str, Any] | str:
     try:
         data = read_bytes(file)
@@ -359,45 +276,3 @@ def _check_paths(root: Path, records: Sequence[Record]) -> None:
     path, times = Counter(record.path for record in records).most_common(1)[0]
     if times > 1:
         raise InputError(f"{root}: {path} is listed {times} times; list every image once")
-
-
-def _read_parquet(path: Path) -> pa.Table:
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; `raid data prepare` writes a manifest")
-    try:
-        # Not read_table: it takes a folder called `split=train` for a column.
-        with pq.ParquetFile(path) as file:
-            check_width(path, len(file.schema_arrow))
-            return file.read()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a Parquet file: {one_line(error)}") from error
-
-
-def _check_values(name: str, table: pa.Table, root: Path) -> None:
-    """Look at what a stranger may have written into a manifest."""
-    for image in _texts(table, "path"):
-        try:
-            relative_path(root, image)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
-    cameras = [camera for camera in table["camera"].to_pylist() if camera is not None]
-    if cameras and not 0 <= min(cameras) <= max(cameras) < MOST_CAMERAS:
-        raise InputError(f"{name}: column camera is not of numbers from 0 to {MOST_CAMERAS - 1:,}")
-    metadata = _metadata(table)
-    try:
-        metadata.get(b"raid.name", b"").decode()
-        names = json.loads(metadata.get(b"raid.camera_names", b"[]"))
-        facts = json.loads(metadata.get(b"raid.facts", b"{}"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: its metadata are not a manifest's: {one_line(error)}") from error
-    texts = [*names, *facts.values()] if isinstance(names, list) and isinstance(facts, dict) else [None]
-    if not all(isinstance(text, str) for text in texts) or b"\0" in metadata.get(b"raid.root", b""):
-        raise InputError(f"{name}: its metadata are not a manifest's: wanted texts")
-
-
-def _metadata(table: pa.Table) -> dict[bytes, bytes]:
-    return dict(table.schema.metadata or {})
-
-
-def _texts(table: pa.Table, column: str) -> list[str]:
-    return cast(list[str], table[column].to_pylist())  # no nulls: the schema

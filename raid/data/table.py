@@ -12,17 +12,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from raid.data.folder import number_cameras, number_identities
-from raid.data.samples import (
-    SPLITS,
-    OnError,
-    Record,
-    Samples,
-    check_width,
-    one_line,
-    relative_path,
-    some_of,
-)
-from raid.errors import InputError
+from raid.data.manifest import SPLITS, check_width, relative_path
+from raid.data.samples import OnError, Record, Samples
+from raid.errors import InputError, one_line, some_of
 
 Texts = list[str | None]
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raid.data.pixels import decode
-from raid.data.samples import NUM_THREADS, one_line
+from raid.data.samples import NUM_THREADS
 from raid.distributed.group import Group
-from raid.errors import InputError
+from raid.errors import InputError, one_line
 from raid.extract import block_size, extract
 from raid.methods.encoder import device_of
 from raid.methods.trained import Trained

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from raid.data import samples as samples_module
-from raid.data.samples import Record, Samples, content_hash, relabel, relative_path
+from raid.data.manifest import relative_path
+from raid.data.samples import Record, Samples, content_hash, relabel
 from raid.errors import InputError
 
 

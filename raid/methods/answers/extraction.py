@@ -25,6 +25,7 @@ from raid.distributed.backend import Backend
 from raid.distributed.group import Group
 from raid.errors import InputError
 from raid.extract import block_size, extract
+from raid.files import writing
 from raid.methods.answers.parts import Part, Parts
 from raid.methods.checking import data_of
 from raid.methods.encoder import EncoderSettings
@@ -135,7 +136,7 @@ def extract_file(extraction: Extraction, backend: Backend, *, fresh: bool = Fals
     """
     out, blocks = extraction.out, extraction.blocks
     backend.prepare(out.parent)
-    try:
+    with writing(out):
         with backend.pool(len(blocks)) as fanout:
             job = _job(extraction, on_gpu=backend.on_gpu)
             parts = Parts(out.with_name(f"{out.name}.parts"), _key(extraction, job))
@@ -153,8 +154,6 @@ def extract_file(extraction: Extraction, backend: Backend, *, fresh: bool = Fals
                 parts.write(number, part)
         num_rows = _put_together(extraction, parts)
         parts.remove()
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written: {error.strerror or error}; choose another") from error
     return f"{out}: features of {num_rows:,} images"
 
 

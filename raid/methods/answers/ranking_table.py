@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raid.errors import InputError
-from raid.files import atomic_path
+from raid.files import atomic_path, writing
 from raid.report.answer_lists import Listed
 
 COLUMNS: dict[str, pa.DataType] = {
@@ -73,13 +73,9 @@ def writing_table(path: Path, query: Listed, gallery: Listed) -> Iterator[Write[
     Raises:
         InputError: it cannot be written.
     """
-    try:
-        with atomic_path(path) as temporary:
-            begin = _csv if path.suffix.lower() == ".csv" else _parquet
-            with begin(temporary) as take:
-                yield _writer(take, query, gallery)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}; choose another") from error
+    begin = _csv if path.suffix.lower() == ".csv" else _parquet
+    with writing(path), atomic_path(path) as temporary, begin(temporary) as take:
+        yield _writer(take, query, gallery)
 
 
 def table_text(lists: Any) -> str:

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from raid.data.samples import one_line
-from raid.errors import InputError
+from raid.errors import InputError, one_line
 from raid.methods.sections import Clustering, Neighbors
 from raid.ops import quality
 from raid.ops.approximate import approximate_knn

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raid.data.samples import Samples, content_hash, one_line
-from raid.errors import InputError
+from raid.data.samples import Samples, content_hash
+from raid.errors import InputError, one_line
 from raid.files import atomic_path
 from raid.run_folder import RunFolder
 
