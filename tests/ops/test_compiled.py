@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import uuid
 
 import numpy as np
 import pytest
@@ -82,6 +83,7 @@ def test_every_state_of_the_sources_has_a_cache_of_its_own(tmp_path):
 def test_code_is_found_in_that_cache_by_the_next_process(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
+        f"# {uuid.uuid4()}: numba knows a file by its place and its content, and pytest gives places again\n"
         "from raid.ops.compiled import compiled\n"
         "@compiled\n"
         "def double(value):\n"
