@@ -7,6 +7,7 @@ in the same step, and do the same a moment later: the run's folder has one file 
 """
 
 import faulthandler
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ def watched(folder: Path, name: str, timeout_s: float) -> Iterator[Callable[[], 
         yield lambda: None
         return
     file = folder / _FILES.format(name)
+    file.unlink(missing_ok=True)  # of a worker that was killed; or of one whose driver was, and is about to end
     with file.open("w") as stream:
 
         def beat() -> None:
@@ -37,7 +39,16 @@ def watched(folder: Path, name: str, timeout_s: float) -> Iterator[Callable[[], 
             yield beat
         finally:
             faulthandler.cancel_dump_traceback_later()
-            file.unlink()
+            if _is_at(file, stream.fileno()):
+                file.unlink(missing_ok=True)
+
+
+def _is_at(file: Path, opened: int) -> bool:
+    """Return whether `file` is still what was opened: the run may have been gone on with, beside its end."""
+    try:
+        return os.path.samestat(file.stat(), os.fstat(opened))
+    except FileNotFoundError:
+        return False
 
 
 def stacks_since(folder: Path, started: float) -> list[Path]:

@@ -47,3 +47,15 @@ def test_without_a_limit_there_is_no_watchdog(tmp_path):
     with watched(tmp_path, "worker_0", 0.0) as beat:
         beat()
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_of_the_run_before_that_ends_late(tmp_path):
+    """Its driver was killed, the run is gone on with: either may end first, and the file is the new one's."""
+    for old_first in (True, False):
+        old, new = watched(tmp_path, "worker_0", 60.0), watched(tmp_path, "worker_0", 60.0)
+        old.__enter__()
+        new.__enter__()
+        (old if old_first else new).__exit__(None, None, None)
+        assert len(list(tmp_path.iterdir())) == old_first
+        (new if old_first else old).__exit__(None, None, None)
+        assert list(tmp_path.iterdir()) == []
