@@ -26,6 +26,7 @@ Kind = Literal["unit", "pooled", "map"]
 BatchSize = int | Literal["auto"]
 USUAL_BATCH, _DOUBLED = 128, 5  # images of a block where it is not given, and the sizes that are tried
 _FILLED = 0.8  # of a GPU's memory, at most
+_IN_CACHE = 16  # images that a CPU takes through the network at once: what they become stays in its cache
 
 
 def extract(
@@ -148,6 +149,8 @@ def _normalised(
 @torch.no_grad()
 def _features(network: Backbone, batch: Tensor, kind: Kind, flip: bool) -> Tensor:
     """Return the features of normalised images, on the device."""
+    if batch.device.type == "cpu" and len(batch) > _IN_CACHE:
+        return torch.cat([_features(network, part, kind, flip) for part in batch.split(_IN_CACHE)])
     if kind == "map":
         return network.maps(batch).flatten(1)
     features = network.pooled(batch)

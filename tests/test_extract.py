@@ -134,15 +134,15 @@ def unit(rows):
     return rows / rows.norm(dim=1, keepdim=True)
 
 
-@pytest.mark.parametrize(
-    ("what", "reference"),
-    [
-        ({"kind": "pooled"}, raw),
-        ({"kind": "pooled", "flip": True}, with_mirror),
-        ({"flip": True}, lambda model, image: unit(with_mirror(model, image))),
-        ({"kind": "map"}, lambda model, image: model.body(image).reshape(1, -1)),
-    ],
-)
+OTHER_KINDS = [
+    ({"kind": "pooled"}, raw),
+    ({"kind": "pooled", "flip": True}, with_mirror),
+    ({"flip": True}, lambda model, image: unit(with_mirror(model, image))),
+    ({"kind": "map"}, lambda model, image: model.body(image).reshape(1, -1)),
+]
+
+
+@pytest.mark.parametrize(("what", "reference"), OTHER_KINDS)
 def test_other_features_equal_one_image_after_the_other(what, reference):
     model, images = network(torch.float64), pixels(6)
     with torch.no_grad():
@@ -152,6 +152,15 @@ def test_other_features_equal_one_image_after_the_other(what, reference):
     assert model.training
     assert not found.requires_grad
     torch.testing.assert_close(found, plain_features(model, images, torch.float64, reference))
+
+
+@pytest.mark.parametrize(("what", "reference"), OTHER_KINDS)
+def test_a_block_of_more_images_than_stay_in_the_cache(what, reference):
+    """A CPU takes 16 through the network at once."""
+    model, images = network(), pixels(19)
+    features = extracted(model, images, Group.solo(), batch_size=19, **what)
+    torch.testing.assert_close(features, plain_features(model, images, torch.float32, reference))
+    assert torch.equal(extracted(model, images, Group.solo(), batch_size=16, **what), features)
 
 
 def test_an_image_and_its_mirror_image_have_the_same_features_with_flip_alone():

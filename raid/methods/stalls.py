@@ -28,7 +28,9 @@ def watched(folder: Path, name: str, timeout_s: float) -> Iterator[Callable[[], 
         yield lambda: None
         return
     file = folder / _FILES.format(name)
-    file.unlink(missing_ok=True)  # of a worker that was killed; or of one whose driver was, and is about to end
+    file.unlink(
+        missing_ok=True
+    )  # of a worker that was killed, or whose driver was, and which is about to end
     with file.open("w") as stream:
 
         def beat() -> None:

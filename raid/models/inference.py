@@ -13,12 +13,26 @@ from torch import fx, nn
 
 from raid.models.backbone import Backbone
 from raid.models.batch_norm import BatchNorm
+from raid.models.fused import fused
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def for_evaluation(network: Backbone) -> Backbone:
     """Return a network in evaluation mode with the same features up to rounding (cosine above 0.9999).
+
+    Its convolutions have taken in the norms (`folded`, where more is said), and what else follows them that
+    they can do (`fused`): it has no gradients. What this has returned, it returns as it is.
+    """
+    if isinstance(network.body, fx.GraphModule):
+        return network
+    result = folded(network)
+    result.body = fused(result.body, _Tracer().trace(result.body))
+    return result
+
+
+def folded(network: Backbone) -> Backbone:
+    """Return a network in evaluation mode of torch's own layers, the norms in the convolutions before them.
 
     Args:
         network: is left as it is. What is not folded shares its parameters, and follows when it is trained:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from raid.models.backbone import Backbone
-from raid.models.inference import for_evaluation
+from raid.models.inference import folded
 
 INPUT, OUTPUT, BATCH = "images", "features", "batch"
 OPSET = 18  # the first that the exporter writes without converting, and what older runtimes read
@@ -39,9 +39,9 @@ class PixelsToFeatures(nn.Module):
 
     def __init__(self, network: Backbone, mean: Triple, std: Triple, *, flip: bool) -> None:
         super().__init__()
-        folded = for_evaluation(network)
+        plain = folded(network)
         # Not the network itself: its autocast would be a part of the graph.
-        self.layers = nn.Sequential(folded.body, folded.pool, folded.neck)
+        self.layers = nn.Sequential(plain.body, plain.pool, plain.neck)
         self.flip = flip
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
