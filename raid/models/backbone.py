@@ -71,7 +71,7 @@ class Backbone(nn.Module):
 
     def __init__(
         self,
-        body: nn.Sequential,
+        body: nn.Module,
         pool: nn.Module,
         neck: nn.Module,
         num_features: int,
