@@ -25,11 +25,13 @@ stacks_WORKER.txt     where workers stood that did not get on with a training st
 profile/              trace and summary of some training steps, where run.profile is on
 diverged.json         step, learning rate and batch of a loss that was not finite
 status.json           how the run stands (`raid.run_status`); stop: its workers are asked to save and stop
+attempt               which process has opened the run last: it alone goes on with it
 tracking.json         what MLflow has of the run (`raid.tracking`); tracking.lock: held while it is followed
 """
 
 import json
 import shutil
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +67,7 @@ _OWN = (
     "tracking.json",
     "tracking.lock",
     *STATUS,
+    "attempt",
     "config.yaml",
     "run.json",
 )
@@ -73,9 +76,15 @@ _LINES = ("steps.jsonl", "mining.jsonl", "metrics.jsonl")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths and records of a run."""
+    """Paths and records of a run.
+
+    Attributes:
+        path: of the folder.
+        attempt: names the process that opened the run, to train; None: whoever reads, or writes a page.
+    """
 
     path: Path
+    attempt: str | None = None
 
     @staticmethod
     def open(
@@ -90,6 +99,9 @@ class RunFolder:
         fresh: bool,
     ) -> "RunFolder":
         """Make the folder of a new run, or go on in one that the same method, configuration and data made.
+
+        Whoever had it open before, and may still be at work (its job was submitted again, its node is cut
+        off), stops at its next step, and records no epoch any more.
 
         Args:
             path: of the folder.
@@ -107,7 +119,7 @@ class RunFolder:
             InputError: the folder holds a run and neither `resume` nor `fresh` was said, what is resumed
                 was another method, another configuration or other data, or the folder cannot be written.
         """
-        folder = RunFolder(path)
+        folder = RunFolder(path, uuid.uuid4().hex)
         determined = {**determining(config), **(origins or {})}
         identity = {
             "method": method,
@@ -123,6 +135,8 @@ class RunFolder:
                 temporary.write_text(json.dumps({**identity, "set": dict(facts or {})}, indent=1))
             with atomic_path(folder._file("config.yaml")) as temporary:
                 temporary.write_text(to_yaml(config))
+            with atomic_path(folder._file("attempt")) as temporary:
+                temporary.write_text(str(folder.attempt))
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"run.folder: {path} cannot be written: {reason}; choose another") from error
@@ -223,6 +237,19 @@ class RunFolder:
             raise InputError(f"{self.path}: not the folder of a run: it has no run.json")
         return self._recorded()
 
+    def is_ours(self) -> bool:
+        """Return whether no other process has opened the run since this one did."""
+        try:
+            return self.attempt is None or self._file("attempt").read_text() == self.attempt
+        except FileNotFoundError:  # cleared, to start over
+            return False
+
+    def taken_over(self) -> InputError:
+        """Return what is said when it is not ours any more."""
+        return InputError(
+            f"run.folder: another process has opened {self.path} since, and goes on with it: this one stops"
+        )
+
     def metrics(self) -> list[dict[str, Any]]:
         """Return the recorded epochs in order."""
         return _read_lines(self._file("metrics.jsonl"))
@@ -247,7 +274,13 @@ class RunFolder:
     def record_epoch(
         self, figures: Mapping[str, Any], losses: Iterable[float], mining: Mapping[str, Any] | None = None
     ) -> None:
-        """Append an epoch's figures (with its number under `epoch`), its steps' losses and what it mined."""
+        """Append an epoch's figures (with its number under `epoch`), its steps' losses and what it mined.
+
+        Raises:
+            InputError: the run is another process's by now.
+        """
+        if not self.is_ours():
+            raise self.taken_over()
         epoch = figures["epoch"]
         lines = [{"epoch": epoch, "step": step, "loss": loss} for step, loss in enumerate(losses)]
         _append(self._file("steps.jsonl"), lines)

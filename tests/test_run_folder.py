@@ -61,7 +61,7 @@ def run(tmp_path: Path) -> RunFolder:
 def test_a_new_folder_holds_the_configuration_and_its_identity(tmp_path):
     folder = opened(tmp_path / "deep" / "run", replace(CONFIG, salt=12))
     assert load(Recipe, folder.path / "config.yaml") == replace(CONFIG, salt=12)
-    assert sorted(contents(folder.path)) == ["config.yaml", "run.json"]
+    assert sorted(contents(folder.path)) == ["attempt", "config.yaml", "run.json"]
     assert (folder.metrics(), folder.steps(), folder.mining()) == ([], [], [])
 
 
@@ -78,7 +78,7 @@ def test_the_latest_record_of_a_camera_counts(run):
 def test_where_nothing_is_yet_both_ways_begin_a_run(tmp_path, how):
     (tmp_path / "run").mkdir()
     assert opened(tmp_path / "run", **{how: True}).path == tmp_path / "run"
-    assert sorted(contents(tmp_path / "run")) == ["config.yaml", "run.json"]
+    assert sorted(contents(tmp_path / "run")) == ["attempt", "config.yaml", "run.json"]
 
 
 def refused(attempt: Callable[[], object], run: RunFolder, message: str) -> str:
@@ -101,9 +101,27 @@ def test_resume_keeps_everything_and_notes_what_may_change(run):
     again = opened(run.path, replace(CONFIG, oven="right"), resume=True)
     after = contents(again.path)
     differing = {name for name in after if after[name] != before.get(name)}
-    assert differing == {"config.yaml"}
+    assert differing == {"config.yaml", "attempt"}
     assert load(Recipe, run.path / "config.yaml").oven == "right"
     assert again.metrics() == [{"epoch": 0, "train/loss": 1.5}]
+
+
+@pytest.mark.parametrize("how", ["resume", "fresh"])
+def test_whoever_opened_it_before_records_nothing_any_more(run, how):
+    again = opened(run.path, **{how: True})
+    assert again.is_ours()
+    assert not run.is_ours()
+    before = contents(run.path)
+    with pytest.raises(InputError, match=r"another process has opened .* since, and goes on with it"):
+        run.record_epoch({"epoch": 1}, [1.0])
+    assert contents(run.path) == before
+    again.record_epoch({"epoch": 1}, [1.0])
+    assert RunFolder(run.path).is_ours()  # as of all who only read
+
+
+def test_a_run_that_is_cleared_is_nobody_s(run):
+    (run.path / "attempt").unlink()
+    assert not run.is_ours()
 
 
 def test_another_configuration_is_refused_with_the_old_and_the_new_values(run):
@@ -185,7 +203,9 @@ def test_fresh_clears_what_a_run_wrote_and_leaves_what_is_not_its_own(run):
     (run.path / "figures").mkdir()
     (run.path / "figures" / "loss.png").write_text("mine")
     opened(run.path, replace(CONFIG, salt=12), "others", fresh=True)
-    assert sorted(contents(run.path)) == ["config.yaml", "figures/loss.png", "notes.txt", "run.json"]
+    assert sorted(contents(run.path)) == [
+        "attempt", "config.yaml", "figures/loss.png", "notes.txt", "run.json",
+    ]  # fmt: skip
     assert not run.local.exists()
     assert not run.checkpoints.exists()
     assert load(Recipe, run.path / "config.yaml").salt == 12
@@ -210,7 +230,7 @@ def test_clearing_that_is_cut_off_leaves_a_folder_known_as_a_run(run, monkeypatc
         opened(run.path, replace(CONFIG, salt=12))
     assert not run.checkpoints.exists()  # before the records: a resumed run makes those from its checkpoint
     opened(run.path, replace(CONFIG, salt=12), fresh=True)
-    assert sorted(contents(run.path)) == ["config.yaml", "run.json"]
+    assert sorted(contents(run.path)) == ["attempt", "config.yaml", "run.json"]
 
 
 @pytest.mark.parametrize("how", [{}, {"resume": True}, {"fresh": True}])

@@ -72,7 +72,7 @@ def opened(
         fresh=fresh,
     )
     data = replace(sections.data, cache_folder=sections.data.cache_folder.absolute())
-    return RunFolder(folder.path.absolute()), replace(sections, data=data)
+    return replace(folder, path=folder.path.absolute()), replace(sections, data=data)
 
 
 def reported(folder: RunFolder, retrieval: RetrievalSet | None, shown: TrainingSets | None = None) -> None:

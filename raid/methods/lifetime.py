@@ -27,7 +27,7 @@ from raid.errors import InputError
 from raid.methods.launch import Launched, tracked
 from raid.methods.stalls import stacks_since
 from raid.run_folder import RunFolder
-from raid.run_status import ask_to_stop, go_on, write_status
+from raid.run_status import State, ask_to_stop, go_on, write_status
 
 GRACE_VARIABLE = "RAID_GRACE_SECONDS"
 # Of the grace, what is kept for telling everybody; and the least that a checkpoint is tried within.
@@ -48,26 +48,32 @@ def under_way(config: Launched, folder: RunFolder, method: str) -> Iterator[None
         method: icsr, mar, slsr.
     """
     go_on(folder.path)
-    write_status(folder.path, "running")
+    _tell(folder, "running")
     with tracked(config, folder, method), _ends_on_sigterm(folder):
         try:
             with full_disk_named(folder):
                 yield
         except Stopped as stopped:
             logger.warning("%s; --resume goes on from there", stopped)
-            write_status(folder.path, "stopped", "as asked, after a checkpoint")
+            _tell(folder, "stopped", "as asked, after a checkpoint")
             raise SystemExit(EXIT_TERMINATED) from None
         except Exception as error:
             with suppress(InputError):  # a full disk, say: the error itself is to be seen
-                write_status(folder.path, "failed", next(iter(str(error).splitlines()), type(error).__name__))
+                _tell(folder, "failed", next(iter(str(error).splitlines()), type(error).__name__))
             raise
         except SystemExit:  # Ray, where we wait for it, makes another of ours
-            write_status(folder.path, "stopped", _SIGTERM)
+            _tell(folder, "stopped", _SIGTERM)
             raise SystemExit(EXIT_TERMINATED) from None
         except BaseException:
-            write_status(folder.path, "stopped", "interrupted")
+            _tell(folder, "stopped", "interrupted")
             raise
-    write_status(folder.path, "done")
+    _tell(folder, "done")
+
+
+def _tell(folder: RunFolder, state: State, reason: str = "") -> None:
+    """Write how the run stands, unless another process knows that better by now."""
+    if folder.is_ours():
+        write_status(folder.path, state, reason)
 
 
 def run_stage(
@@ -153,8 +159,8 @@ def _ends_on_sigterm(folder: RunFolder) -> Iterator[None]:
     alarm.daemon = True
 
     def leave(number: int, frame: Any) -> None:
-        write_status(folder.path, "stopped", _SIGTERM)
-        if grace >= _LEAST_S and alarm.ident is None:
+        _tell(folder, "stopped", _SIGTERM)
+        if grace >= _LEAST_S and alarm.ident is None and folder.is_ours():
             ask_to_stop(folder.path)
             alarm.start()  # the second signal is its own, or somebody's who does not want to wait
             return

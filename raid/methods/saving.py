@@ -8,7 +8,7 @@ from raid.methods.execution import Run
 from raid.run_folder import RunFolder
 from raid.run_status import asked_to_stop
 
-_NO, _SAVE, _STOP = range(3)
+_NO, _SAVE, _STOP, _TAKEN = range(4)
 
 
 class Saving:
@@ -26,12 +26,20 @@ class Saving:
         self._says = _NO
 
     def due(self, step: int) -> bool:
-        """Return whether the state is to be saved after so many steps of an epoch; every worker calls it."""
+        """Return whether the state is to be saved after so many steps of an epoch; every worker calls it.
+
+        Raises:
+            InputError: another process goes on with the run.
+        """
         every = self._run.checkpoint_steps
         self._says = self._group.agreed(self._first_says() if self._group.is_first else _NO)
+        if self._says == _TAKEN:
+            raise self._folder.taken_over()
         return self._says != _NO or (every > 0 and step % every == 0)
 
     def _first_says(self) -> int:
+        if not self._folder.is_ours():
+            return _TAKEN
         if asked_to_stop(self._folder.path):
             return _STOP
         minutes = self._run.checkpoint_minutes

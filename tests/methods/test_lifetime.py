@@ -175,6 +175,41 @@ def test_sigterm_with_grace_leaves_a_checkpoint(root, whole, tmp_path, monkeypat
     assert_equal(resumed, whole)
 
 
+def test_a_run_that_another_process_goes_on_with_is_left_to_it(root, whole, tmp_path, monkeypatch):
+    """As where a node is cut off and its job submitted again: the first stops, and spoils nothing."""
+    config = tiny.config(root, tmp_path / "run", run__checkpoint_steps=1)
+    due = Saving.due
+    other = []
+
+    def opened_by_another(self: Saving, number: int) -> bool:
+        if number == 3 and not other:
+            other.append(None)
+            other.append(icsr.run(config, resume=True))  # to its end, within the other's step
+        return due(self, number)
+
+    monkeypatch.setattr(Saving, "due", opened_by_another)
+    with pytest.raises(InputError, match=r"another process has opened .* since"):
+        icsr.run(config)
+    assert status_of(config.run.folder) == ("done", "", False)
+    assert_equal(other[1], whole)
+
+
+def test_sigterm_to_the_process_before_stops_nobody_else(root, tmp_path, monkeypatch):
+    monkeypatch.setenv(GRACE_VARIABLE, "60")
+
+    def live() -> None:
+        (tmp_path / "attempt").write_text("first")
+        with under_way(tiny.config(root, tmp_path), RunFolder(tmp_path, "first"), "icsr"):
+            (tmp_path / "attempt").write_text("second")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    with pytest.raises(SystemExit):
+        live()
+    assert not asked_to_stop(tmp_path)
+    assert status_of(tmp_path)[0] == "running"
+
+
 def test_a_grace_that_runs_out_ends_the_run_without(root, tmp_path, monkeypatch):
     monkeypatch.setenv(GRACE_VARIABLE, "10")
     monkeypatch.setattr("raid.methods.lifetime._ENDING_S", 9.5)

@@ -7,6 +7,7 @@ import pytest
 
 from raid.distributed.group import Group
 from raid.distributed.launch import Stopped, run_workers
+from raid.errors import InputError
 from raid.methods import saving
 from raid.methods.execution import Run
 from raid.methods.saving import Saving
@@ -62,6 +63,27 @@ def test_on_request_and_that_is_all(tmp_path, clock):
         made.done()
     go_on(tmp_path)
     assert not made.due(5)
+
+
+def taken_together(group: Group, job: RunFolder) -> None:
+    """Train on what another process opens when this one has done three steps."""
+    made = Saving(group, Run(checkpoint_steps=1), job)
+    for step in (1, 2, 3):
+        assert made.due(step)
+        made.done()
+    group.barrier()
+    if group.is_first:
+        (job.path / "attempt").write_text("another")
+    with pytest.raises(InputError, match="goes on with it: this one stops"):
+        made.due(4)
+    (job.path / f"stopped_{group.rank}").touch()
+
+
+@pytest.mark.usefixtures("quick_starts")
+def test_all_workers_stop_at_the_same_step_when_another_process_goes_on(tmp_path):
+    (tmp_path / "attempt").write_text("this one")
+    run_workers(taken_together, 2, 1, RunFolder(tmp_path, "this one"))
+    assert len(list(tmp_path.glob("stopped_*"))) == 2
 
 
 def stop_together(group: Group, folder: Path) -> None:
