@@ -150,6 +150,25 @@ def test_a_parquet_file_of_many_columns(refused, tmp_path):
     assert "column20" not in line
 
 
+@pytest.mark.parametrize("command", ["check", "prepare", "pack"])
+def test_a_small_parquet_file_of_a_large_table(refused, tmp_path, monkeypatch, command):
+    """A text of 64 KiB, 100,000 times: 0.2 MiB on disk, 6 GiB in memory."""
+    monkeypatch.setattr("raid.data.manifest._LARGEST", 2**28)
+    rows = 100_000
+    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), ["x" * 2**16])
+    (tmp_path / "pack").mkdir()
+    file = tmp_path / ("pack/pack.parquet" if command == "pack" else "bomb.parquet")
+    pq.write_table(pa.table({"path": text}), file, store_schema=False)
+    assert file.stat().st_size < 2**18
+    arguments: dict[str, list[Any]] = {
+        "check": ["data", "check", file.name],
+        "prepare": ["data", "prepare", "out.parquet", "layout=table", f"root={file.name}"],
+        "pack": ["data", "check", "pack"],
+    }
+    line = refused(*arguments[command])
+    assert line.endswith("takes more than 0.25 GiB of memory: not a list of images")
+
+
 def test_a_formula_is_a_text(people, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     formulas = ["=cmd|'/C calc'!A0", "@SUM(1+1)", "+1+1", "-2+3"]

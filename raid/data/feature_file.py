@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from raid.data.manifest import relative_path
+from raid.data.manifest import relative_path, whole_table
 from raid.data.samples import Samples
 from raid.errors import InputError, one_line
 from raid.files import atomic_path
@@ -147,7 +147,7 @@ def read_features(path: Path) -> FeatureFile:
     try:
         with pq.ParquetFile(path) as file:
             facts = _checked_facts(path, file)
-            table = file.read(columns=list(_LABELS))
+            table = whole_table(str(path), file, list(_LABELS))
             features = _read_blocks(path, file, facts.dimension)
     except (pa.ArrowException, OSError, MemoryError) as error:
         raise InputError(f"{path}: not a Parquet file, or a damaged one: {one_line(error)}") from error

@@ -14,6 +14,8 @@ NULLABLE = ("identity", "camera")
 # multi_query: more images of a query's person by the query's camera, which are averaged into one query.
 SPLITS = ("train", "query", "gallery", "multi_query")
 MOST_COLUMNS, MOST_CAMERAS = 10_000, 1_000_000  # of a table, of a manifest
+_LARGEST = 4 * 2**30  # bytes of a table in memory: some twenty million images
+_ROWS_READ = 1024  # at a time
 _COLUMNS: dict[str, pa.DataType] = {
     "path": pa.string(),
     "identity": pa.int64(),
@@ -62,17 +64,34 @@ def read_parquet(path: Path) -> pa.Table:
     """Return the table of a file that should be a manifest.
 
     Raises:
-        InputError: there is no file, none of Parquet, or it has too many columns.
+        InputError: there is no file, none of Parquet, or it is too large.
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; `raid data prepare` writes a manifest")
     try:
         # Not read_table: it takes a folder called `split=train` for a column.
         with pq.ParquetFile(path) as file:
-            check_width(path, len(file.schema_arrow))
-            return file.read()
+            return whole_table(str(path), file)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a Parquet file: {one_line(error)}") from error
+
+
+def whole_table(name: str, file: pq.ParquetFile, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet file, or some of its columns, that may be small on disk and fill the memory.
+
+    Raises:
+        InputError: it has too many columns, or it is too large.
+    """
+    check_width(name, len(file.schema_arrow))
+    parts, size = [], 0
+    for part in file.iter_batches(_ROWS_READ, columns=columns):
+        size += part.nbytes
+        if size > _LARGEST:
+            raise InputError(
+                f"{name}: takes more than {_LARGEST / 2**30:g} GiB of memory: not a list of images"
+            )
+        parts.append(part)
+    return pa.Table.from_batches(parts) if parts else file.schema_arrow.empty_table()
 
 
 def relative_path(root: Path, path: str) -> str:
@@ -91,7 +110,7 @@ def relative_path(root: Path, path: str) -> str:
     return relative
 
 
-def check_width(file: Path, num_columns: int) -> None:
+def check_width(file: Path | str, num_columns: int) -> None:
     """Refuse a table that is far wider than any that is meant; to read one can fill the memory.
 
     Raises:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raid.data.manifest import checked
+from raid.data.manifest import checked, whole_table
 from raid.data.samples import Samples, content_hash
 from raid.data.shard_cache import Shard, ShardCache
 from raid.data.storage import Place, is_uri, place_of, read_file
@@ -191,7 +191,7 @@ def parse_index(place: Place, data: bytes) -> Index:
     name = place.key(INDEX)
     try:
         with pq.ParquetFile(BytesIO(data)) as file:
-            table = file.read()
+            table = whole_table(name, file)
         metadata = dict(table.schema.metadata or {})
         record = json.loads(metadata[b"raid.pack"])
         shards = tuple(map(_shard, record["shards"]))

@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from raid.data.folder import number_cameras, number_identities
-from raid.data.manifest import SPLITS, check_width, relative_path
+from raid.data.manifest import SPLITS, check_width, relative_path, whole_table
 from raid.data.samples import OnError, Record, Samples
 from raid.errors import InputError, one_line, some_of
 
@@ -76,8 +76,7 @@ def _read(file: Path) -> pa.Table:
             table = _read_csv(file)
         elif file.suffix.lower() == ".parquet":
             with pq.ParquetFile(file) as parquet:
-                check_width(file, len(parquet.schema_arrow))
-                table = parquet.read()
+                table = whole_table(str(file), parquet)
         else:
             raise InputError(f"{file}: a table is a .csv or a .parquet file")
     except (pa.ArrowException, OSError) as error:
