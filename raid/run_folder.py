@@ -335,7 +335,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         for path in (*self.path.glob("evaluation_*.json"), *self.path.glob("stacks_*.txt")):
-            path.unlink()
+            path.unlink(missing_ok=True)
         for name in _OWN:
             path = self._file(name)
             # The link to another run's folder goes, not what is in there.
