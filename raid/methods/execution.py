@@ -48,7 +48,7 @@ class Numerics(Schema):
     autocast: Annotated[
         Autocast,
         "bfloat16: convolutions compute in it, in training and extraction; weights, statistics of norms, "
-        "losses and features stay of the dtype; auto: on GPUs (on most CPUs it is far slower)",
+        "losses and features stay of the dtype; auto: on GPUs (of CPUs, those with AMX are faster in it)",
     ] = "auto"
     reproducible: Annotated[
         Literal["batched", "exact"],

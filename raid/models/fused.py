@@ -20,16 +20,18 @@ _SLOPE = 1e-30
 class FusedConvolution(nn.Module):
     """A convolution with a ReLU after it, or with something added to it; has no gradient.
 
-    In float32 on a CPU it is one operation of oneDNN's, elsewhere torch's, one after the other.
+    On a CPU, in float32 or under autocast in bfloat16, it is one operation of oneDNN's, else torch's, one
+    after the other.
 
     Args:
-        convolution: see `takes`.
+        convolution: see `takes`; its parameters are not trained any more.
         rectified: whether there is a ReLU.
     """
 
     def __init__(self, convolution: nn.Conv2d, *, rectified: bool) -> None:
         super().__init__()
         self.convolution, self.rectified = convolution, rectified
+        self._in_half: tuple[Tensor, Tensor | None] | None = None
 
     @staticmethod
     def takes(convolution: nn.Conv2d) -> bool:
@@ -39,12 +41,14 @@ class FusedConvolution(nn.Module):
 
     def forward(self, maps: Tensor, added: Tensor | None = None) -> Tensor:
         """Return what is made of `maps` (B, C, H, W), in the memory of `added` (of its shape) where given."""
-        layer = self.convolution
-        if not _is_for_onednn(maps):
+        layer, dtype = self.convolution, _dtype_of_onednn(maps)
+        if dtype is None or (added is not None and added.dtype != dtype):
             result: Tensor = layer(maps)
             result = result if added is None else result.add_(added)
             return result.relu_() if self.rectified else result
-        how = (layer.weight, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups)
+        parameters = (layer.weight, layer.bias) if dtype == layer.weight.dtype else self._rounded()
+        how = (*parameters, layer.padding, layer.stride, layer.dilation, layer.groups)
+        maps = maps.to(dtype)
         operations: Any = torch.ops.mkldnn  # those that torch's own compiler writes
         if added is None:
             result = operations._convolution_pointwise(maps, *how, "leaky_relu", [_SLOPE], "")
@@ -52,14 +56,22 @@ class FusedConvolution(nn.Module):
             result = operations._convolution_pointwise_.binary(added, maps, *how, "add", 1.0, None, [], "")
         return result
 
+    def _rounded(self) -> tuple[Tensor, Tensor | None]:
+        """Return the parameters in bfloat16, which are made once."""
+        if self._in_half is None:
+            layer = self.convolution
+            self._in_half = layer.weight.bfloat16(), None if layer.bias is None else layer.bias.bfloat16()
+        return self._in_half
 
-def _is_for_onednn(maps: Tensor) -> bool:
-    return (
-        maps.device.type == "cpu"
-        and maps.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available()
-    )
+
+def _dtype_of_onednn(maps: Tensor) -> torch.dtype | None:
+    """Return what oneDNN computes a convolution of `maps` in; None: that is left to torch."""
+    if maps.device.type != "cpu" or maps.dtype == torch.float64 or not torch.backends.mkldnn.is_available():
+        return None
+    if not torch.is_autocast_enabled("cpu"):
+        return maps.dtype if maps.dtype == torch.float32 else None
+    half = torch.get_autocast_dtype("cpu")
+    return half if half == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
 
 
 def fused(body: nn.Module, graph: fx.Graph) -> fx.GraphModule:

@@ -15,7 +15,7 @@ from torchvision.models import resnet50
 from raid.data.augment import Augmentation, normalize
 from raid.distributed.group import Group
 from raid.extract import extract
-from raid.models.backbone import Backbone, build
+from raid.models.backbone import Autocast, Backbone, build
 from raid.models.batch_norm import norm_factory
 
 HEIGHT, WIDTH = 256, 128
@@ -54,11 +54,20 @@ def bench_extraction_stride_1(num_rows: int, threads: int) -> dict[str, Any]:
     return _extraction(1, threads)
 
 
-def _extraction(last_stride: int, threads: int) -> dict[str, Any]:
+def bench_extraction_bfloat16(num_rows: int, threads: int) -> dict[str, Any]:
+    """The same in bfloat16, beside the peer in float32."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return {"path": "extraction_bfloat16", "n": NUM_IMAGES, "skipped": "needs a CPU with bfloat16"}
+    return {**_extraction(1, threads, "bfloat16"), "path": "extraction_bfloat16"}
+
+
+def _extraction(last_stride: int, threads: int, autocast: Autocast = "none") -> dict[str, Any]:
     limit(threads)
     images = simulated(NUM_IMAGES)
     model = network(last_stride)
+    model.autocast = autocast
     eager = as_torchvision(model, last_stride)
+    dtype = torch.float32 if autocast == "none" else torch.bfloat16
     found, ours = least(lambda: _extracted(model, images))
     expected, theirs = least(lambda: _eager_features(eager, model, images))
     return {
@@ -70,8 +79,7 @@ def _extraction(last_stride: int, threads: int) -> dict[str, Any]:
         "reference": "torchvision's network in eager mode",
         "reference_cpu_seconds": theirs["cpu_seconds"],
         "ratio": theirs["cpu_seconds"] / ours["cpu_seconds"],
-        "images_per_s_floor": product_rate(torch.device("cpu"), torch.float32)
-        / forward_flops(model, HEIGHT, WIDTH),
+        "images_per_s_floor": product_rate(torch.device("cpu"), dtype) / forward_flops(model, HEIGHT, WIDTH),
         "least_cosine": float((found * expected).sum(1).min()),
     }
 

@@ -32,6 +32,7 @@ from raid.methods.encoder import build_model, device_of
 from raid.methods.icsr.config import IcsrConfig
 from raid.methods.icsr.contrastive import ContrastiveEncoder
 from raid.methods.inputs import open_inputs
+from raid.models.backbone import Autocast
 
 INSTANCES = 4
 NUM_CLUSTERS = 80
@@ -72,6 +73,7 @@ def bench_training(num_rows: int, threads: int) -> list[dict[str, Any]]:
 
 def _line(setting: Setting, threads: int) -> dict[str, Any]:
     resident = {mode: _resident(setting, mode) for mode in ("ghost", "sync", "local")}
+    half = _half(setting)
     epoch, peers, floor = _epoch(setting), _peers(setting, threads), _floor(setting)
     return {
         "path": "training",
@@ -85,6 +87,7 @@ def _line(setting: Setting, threads: int) -> dict[str, Any]:
         "over_peers_way": epoch / peers,
         "ghost_over_local": resident["ghost"] / resident["local"],
         "sync_over_local": resident["sync"] / resident["local"],
+        **({} if half is None else {"bfloat16_over_float32": half / resident["ghost"]}),
         "images_per_s_floor": floor,
         "epoch_of_floor": epoch / floor,
     }
@@ -124,8 +127,16 @@ def _encoder(setting: Setting, mode: str = "ghost") -> tuple[ContrastiveEncoder,
     return encoder, ClusterMemory(nn.functional.normalize(centres).to(setting.device), momentum=0.1)
 
 
-def _resident(setting: Setting, mode: str) -> float:
+def _half(setting: Setting) -> float | None:
+    """Images a second of the step in bfloat16 on a CPU that has it; a GPU's are in it anyway."""
+    if setting.device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    return _resident(setting, "ghost", "bfloat16")
+
+
+def _resident(setting: Setting, mode: str, autocast: Autocast = "auto") -> float:
     encoder, memory = _encoder(setting, mode)
+    encoder.model.autocast = autocast
     rows = np.arange(setting.batch)
     inputs = encoder.augmented(setting.images, rows, setting.batch, (0,))
     visits = memory.visits(torch.from_numpy(setting.labels[rows])).to(setting.device)
