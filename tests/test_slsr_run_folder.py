@@ -18,7 +18,7 @@ def filled(folder: RunFolder) -> RunFolder:
 def test_fresh_clears_what_slsr_wrote(tmp_path):
     filled(opened(tmp_path / "run", method="slsr"))
     again = opened(tmp_path / "run", CONFIG, method="slsr", fresh=True)
-    assert sorted(contents(again.path)) == ["config.yaml", "run.json"]
+    assert sorted(contents(again.path)) == ["attempt", "config.yaml", "run.json"]
     assert not again.gans.exists()
 
 
@@ -29,7 +29,7 @@ def test_fresh_leaves_the_folder_that_a_link_leads_to(tmp_path):
     run.generated.symlink_to(other.generated)
     before = contents(other.path)
     opened(run.path, method="slsr", fresh=True)
-    assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "run.json"]
+    assert sorted(path.name for path in run.path.iterdir()) == ["attempt", "config.yaml", "run.json"]
     assert contents(other.path) == before
 
 

@@ -65,6 +65,7 @@ def test_run_folder_holds_what_the_readme_promises(done, inputs):
     assert {path.name for path in done.path.iterdir()} == {
         "config.yaml", "run.json", "local", "local_labels.parquet", "cameras.jsonl", "checkpoints",
         "steps.jsonl", "metrics.jsonl", "model.pt", "evaluation.npz", "report.html", "status.json",
+        "attempt",
     }  # fmt: skip
     assert [epoch["epoch"] for epoch in done.metrics()] == [0, 1, 2]
     assert len(done.steps()) == 3 * 3

@@ -50,6 +50,7 @@ def test_run_folder_holds_what_the_readme_promises(done):
     assert {path.name for path in done.path.iterdir()} == {
         "config.yaml", "run.json", "checkpoints", "steps.jsonl", "metrics.jsonl", "mining.jsonl",
         "pretrained.pt", "model.pt", "multilabels.npz", "evaluation.npz", "report.html", "status.json",
+        "attempt",
     }  # fmt: skip
     assert [epoch["epoch"] for epoch in done.metrics()] == [0, 1, 2, 3]
     assert len(done.steps()) == 4 * 3

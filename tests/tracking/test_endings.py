@@ -100,10 +100,11 @@ def test_a_process_that_dies_without_a_word(client, runs, folder, tmp_path):
     run = tracked.assert_complete(client, folder, tmp_path / "d", "KILLED")
     last = client.get_metric_history(run.info.run_id, "train/loss")[-1]
     assert run.info.end_time == last.timestamp
-    with tracked.follow(tracked.opened(folder.path, resume=True)):
+    again = tracked.opened(folder.path, resume=True)
+    with tracked.follow(again):
         tracked.until(lambda: tracked.only_run(client).info.status == "RUNNING")
-        tracked.record(folder, 2)
-        tracked.end(folder)
+        tracked.record(again, 2)
+        tracked.end(again)
     tracked.assert_complete(client, folder, tmp_path / "d", "FINISHED")
 
 
