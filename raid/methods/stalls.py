@@ -28,9 +28,8 @@ def watched(folder: Path, name: str, timeout_s: float) -> Iterator[Callable[[], 
         yield lambda: None
         return
     file = folder / _FILES.format(name)
-    file.unlink(
-        missing_ok=True
-    )  # of a worker that was killed, or whose driver was, and which is about to end
+    # What a worker that was killed has left, or one whose driver was and which is about to end.
+    file.unlink(missing_ok=True)
     with file.open("w") as stream:
 
         def beat() -> None:

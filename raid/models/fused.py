@@ -66,12 +66,12 @@ class FusedConvolution(nn.Module):
 
 def _dtype_of_onednn(maps: Tensor) -> torch.dtype | None:
     """Return what oneDNN computes a convolution of `maps` in; None: that is left to torch."""
-    if maps.device.type != "cpu" or maps.dtype == torch.float64 or not torch.backends.mkldnn.is_available():
+    if maps.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return None
     if not torch.is_autocast_enabled("cpu"):
-        return maps.dtype if maps.dtype == torch.float32 else None
-    half = torch.get_autocast_dtype("cpu")
-    return half if half == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
+        return torch.float32 if maps.dtype == torch.float32 else None
+    half = torch.get_autocast_dtype("cpu") == torch.bfloat16 and maps.dtype != torch.float64
+    return torch.bfloat16 if half and torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
 
 
 def fused(body: nn.Module, graph: fx.Graph) -> fx.GraphModule:
